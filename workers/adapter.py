@@ -1,4 +1,4 @@
-"""The contract of an adapter: what a provider's wire must offer, and nothing more.
+"""The contract of an adapter: what the wire of a provider must offer, and nothing more.
 
 The host makes one adapter object per binding (one client connection's key, base URL and options), so
 nothing of one binding can serve another. An adapter translates a prompt, yields what arrives, and maps

@@ -1,4 +1,4 @@
-"""The one table of error codes: its names, what the SDK dialect calls them, and what a person does about them.
+"""The one table of error codes: names, what the SDK dialect calls them, and what a person does about each.
 
 Both processes import this file, and so do the documentation and its tests.
 A code is a number that never changes its meaning; a new one is added at the end.

@@ -20,6 +20,8 @@ from typing import Any, Final, TypeAlias
 import msgpack
 
 __all__ = [
+    "BODY_MAX_BYTES",
+    "CREDIT_CHARS",
     "FRAME_MAX_BYTES",
     "PART_BYTES",
     "VERSION",
@@ -63,6 +65,8 @@ BODY_MAX_BYTES: Final = 32 << 20
 """A request's messages and parameters together; a client's frame is 1 MiB unless an operator raises it."""
 CHUNK_MAX_CHARS: Final = 64 << 10
 """Text of one Chunk; four bytes a character at most, so a frame always has room."""
+CREDIT_CHARS: Final = 256 << 10
+"""What a streamed request may send before the client has taken any of it; Credit frames give it back."""
 ARRAY_MAX: Final = 4096
 MAP_MAX: Final = 256
 ELIDED_CHARS: Final = 40
@@ -160,7 +164,7 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first frame up, sent before anything is imported. The nonce proves that it is the child we started."""
+    """The first frame up, before anything is imported; the nonce proves it is the child we started."""
 
     version: int
     pid: int
