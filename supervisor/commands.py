@@ -27,7 +27,6 @@ __all__ = [
     "Output",
     "StartGeneration",
     "StartLoad",
-    "Unload",
 ]
 
 
@@ -45,13 +44,6 @@ class CancelLoad:
     """Nobody waits for that load any more; no `load_ended` is needed."""
 
     ticket: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unload:
-    """This client no longer uses that provider: forget its key and connections."""
-
-    provider: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +82,7 @@ class CloseModule:
 
 
 Command: TypeAlias = (
-    "StartLoad | CancelLoad | Unload | StartGeneration | EndGeneration"
-    " | AskProviders | AskStatus | CloseModule"
+    "StartLoad | CancelLoad | StartGeneration | EndGeneration | AskProviders | AskStatus | CloseModule"
 )
 Output: TypeAlias = "Reply | Command"
 

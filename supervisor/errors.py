@@ -5,7 +5,8 @@
     ├── OperatorError           whoever runs the module can act: an environment, a setting, a port
     │   ├── ProvisionError      an environment cannot be made
     │   └── SettingsError       a flag, variable or file that cannot be used
-    └── WorkerError             a worker could not start, or died
+    ├── WorkerError             a worker could not start, or died
+    └── ProviderError           the provider refused, as its worker reported it
 
 Anything else that is raised is a bug of ours and becomes UNEXPECTED.
 """
@@ -22,6 +23,7 @@ __all__ = [
     "Failure",
     "ModuleError",
     "OperatorError",
+    "ProviderError",
     "ProvisionError",
     "SettingsError",
     "WorkerError",
@@ -83,8 +85,18 @@ class WorkerError(ModuleError):
     code = Code.WORKER_CRASHED
 
 
+class ProviderError(ModuleError):
+    """The provider refused, or could not be reached; `failure` is what its worker reported."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message, code=failure.code)
+        self.failure = failure
+
+
 def failure_of(exc: BaseException) -> Failure:
     """Translates any exception into what a client is told."""
+    if isinstance(exc, ProviderError):
+        return exc.failure
     if isinstance(exc, ModuleError):
         return Failure(exc.code, exc.message)
     return Failure(Code.UNEXPECTED, BUG_MESSAGE)

@@ -172,11 +172,6 @@ class Connection(asyncio.Protocol):
             self._ws.send_text(message)
             self._flush_soon()
 
-    @property
-    def paused(self) -> bool:
-        """Whether the client reads slower than we write."""
-        return self._paused
-
     def close(self) -> None:
         """Says goodbye after everything that was sent; the socket is closed within a bound."""
         if self._ws.state is State.OPEN:

@@ -35,7 +35,6 @@ from supervisor.commands import (
     Output,
     StartGeneration,
     StartLoad,
-    Unload,
 )
 from supervisor.errors import Failure
 from supervisor.jobs import Job, Limits, make_job, unsupported
@@ -261,10 +260,10 @@ class Session:
         if isinstance(provider, Failure):
             raise AssertionError("a load without a provider is never started")
         if isinstance(result, Failure):
-            outputs = self._load_failed(pending.address, provider, result)
+            done = self._load_failed(pending.address, provider, result)
         else:
-            outputs = [self._load_succeeded(pending, provider, result)]
-        return outputs + self._next_load()
+            done = self._load_succeeded(pending, provider, result)
+        return [done, *self._next_load()]
 
     def _load_succeeded(self, pending: _PendingLoad, provider: Provider, result: LoadResult) -> Reply:
         before = self._loaded.get(provider.id)
@@ -279,12 +278,10 @@ class Session:
             warnings=result.warnings or UNSET,
         )
 
-    def _load_failed(self, address: Address, provider: Provider, failure: Failure) -> list[Output]:
+    def _load_failed(self, address: Address, provider: Provider, failure: Failure) -> Reply:
         self._current = None
-        done = LoadDone(**named(address), **failed(failure, self._dialect))
-        if self._loaded.pop(provider.id, None) is None:
-            return [done]
-        return [done, Unload(provider.id)]
+        self._loaded.pop(provider.id, None)
+        return LoadDone(**named(address), **failed(failure, self._dialect))
 
     # ---- generate
 
@@ -439,7 +436,6 @@ class Session:
         self._state = State.GONE
         outputs: list[Output] = [CancelLoad(self._loads[0].ticket)] if self._loads else []
         outputs += [EndGeneration(number) for number in self._generations]
-        outputs += [Unload(provider) for provider in self._loaded]
         self._loads.clear()
         self._generations.clear()
         self._questions.clear()

@@ -1,0 +1,217 @@
+"""The second half of install.py, in the supervisor's environment: what a person can have done.
+
+Exit codes: 0 done; 1 a bug of ours; 2 bad arguments, settings or an unknown name; 4 an environment cannot be
+made or removed; 130 interrupted. --run, --chat and --test hand over, and end with the code of what they
+started. What install.py accepts: flags.py. What is shown while it works: terminal.py."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from supervisor import environments
+from supervisor.bootstrap import CHECKOUT, EXIT_INTERRUPTED, PYCACHE, fail, supervisor_recipe
+from supervisor.catalog import EnvSpec, Provider, load_catalog
+from supervisor.environments import Environment
+from supervisor.errors import ModuleError, ProvisionError, SettingsError
+from supervisor.flags import install_parser, names_of
+from supervisor.home import Home, find_home
+from supervisor.launcher import LAUNCHER_NAME, write_launchers
+from supervisor.provision import Recipe, provision
+from supervisor.spawn import exclusive_lock, hand_over, running_under
+from supervisor.terminal import ProgressLine, size_text
+
+__all__ = ["main"]
+
+DEVELOPMENT_IMPORTS: Final = (
+    "pytest",
+    "pytest_asyncio",
+    "hypothesis",
+    "aiohttp",
+    "websockets",
+    "msgspec",
+    "uv",
+)
+"""What the tests cannot do without; the rest of the development environment shows when it is used."""
+
+
+class UnknownNameError(SettingsError):
+    """A provider that is in no table."""
+
+
+def main(argv: list[str]) -> int:
+    """Does what the flags say; returns the exit code."""
+    flags = install_parser().parse_args(argv)
+    try:
+        home = find_home(flags.home, os.environ)
+        return _Commands(home, flags).run()
+    except ModuleError as exc:
+        return fail(exc, ProgressLine(sys.stderr))
+    except KeyboardInterrupt:
+        print("\ninstall.py: interrupted; nothing half made is left", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+class _Commands:
+    """The commands of one call, in the order in which they make sense together."""
+
+    def __init__(self, home: Home, flags: argparse.Namespace) -> None:
+        self.home = home
+        self.flags = flags
+        self.catalog = load_catalog(CHECKOUT / "venvs.toml", home.local_catalog)
+        own = environments.find(home, supervisor_recipe().lock)
+        if own is None:
+            raise ProvisionError("the supervisor's environment has gone: run install.py again")
+        self.own = own
+        self.wheelhouse: Path | None = None if flags.wheelhouse is None else flags.wheelhouse.resolve()
+
+    def run(self) -> int:
+        """Everything that the flags ask for."""
+        wanted = self._resolve(names_of(self.flags.llm))
+        unwanted = self._resolve(names_of(self.flags.remove))
+        if self.flags.test is not None:
+            self._test()
+        if self.flags.export_wheelhouse is not None:
+            self._export(wanted)
+            return 0
+        for provider in unwanted:
+            self._remove(provider)
+        for provider in wanted:
+            self._install(provider)
+        if self.flags.gc:
+            self._collect_garbage()
+        if self.flags.list:
+            self._list()
+        argv = write_launchers(self.own, CHECKOUT, self.home)
+        self._start(argv, wanted)
+        if not (self.flags.list or self.flags.gc or unwanted):
+            self._tell(argv, wanted)
+        return 0
+
+    def _resolve(self, names: Sequence[str]) -> list[Provider]:
+        """The providers of those names; all names are checked before anything is done."""
+        return [self._provider(name) for name in names]
+
+    def _provider(self, name: str) -> Provider:
+        provider = self.catalog.find(name)
+        if provider is None:
+            near = self.catalog.nearest(name)
+            hint = f"did you mean {' or '.join(near)}?" if near else "--list shows all providers"
+            raise UnknownNameError(f"there is no provider {name!r}: {hint}")
+        return provider
+
+    def _recipe(self, spec: EnvSpec) -> Recipe:
+        return Recipe(spec.name, CHECKOUT / "locks" / f"{spec.name}.txt", spec.imports, python=spec.python)
+
+    def _find(self, spec: EnvSpec) -> Environment | None:
+        return environments.find(self.home, self._recipe(spec).lock)
+
+    def _install(self, provider: Provider) -> None:
+        spec = self.catalog.env_of(provider)
+        known = self._find(spec)
+        environment = known or self._make(self._recipe(spec))
+        how = (
+            "is installed"
+            if known
+            else f"installed in {environment.seconds:.1f} s with {environment.installer}"
+        )
+        print(f"{provider.id}: {how} ({spec.name}, {size_text(environment.size_bytes)})")
+
+    def _make(self, recipe: Recipe) -> Environment:
+        progress = ProgressLine(sys.stderr)
+        try:
+            return provision(
+                self.home,
+                recipe,
+                installer=self.flags.installer,
+                wheelhouse=self.wheelhouse,
+                on_progress=progress,
+            )
+        finally:
+            progress.end()
+
+    def _remove(self, provider: Provider) -> None:
+        spec = self.catalog.env_of(provider)
+        environment = self._find(spec)
+        if environment is None:
+            print(f"{provider.id}: is not installed")
+            return
+        self._refuse_if_used(environment)
+        with exclusive_lock(self.home.locks / f"{environment.key}.lock", timeout_s=0):
+            gone = environments.remove(self.home, environment.key)
+        if not gone:
+            raise ProvisionError(
+                f"{environment.directory} is in use: close what uses it, then --gc removes the rest"
+            )
+        shared = [p.id for p in self.catalog.providers.values() if p.env == spec.name and p.id != provider.id]
+        also = f"; it was also that of {', '.join(shared)}" if shared else ""
+        print(f"{provider.id}: removed {size_text(environment.size_bytes)}{also}")
+
+    def _refuse_if_used(self, environment: Environment) -> None:
+        pids = running_under(environment.directory)
+        if pids:
+            raise ProvisionError(
+                f"the environment {environment.name!r} is in use by process {', '.join(map(str, pids))}: "
+                "close the module first"
+            )
+
+    def _collect_garbage(self) -> None:
+        locks = [path.read_bytes() for path in (CHECKOUT / "locks").glob("*.txt")]
+        in_use = [path for path in self.home.envs.glob("*-*") if running_under(path)]
+        removed = environments.collect_garbage(self.home, locks, in_use=in_use)
+        for name, size_bytes in removed:
+            print(f"removed {name}, {size_text(size_bytes)}")
+        print(f"{len(removed)} removed, {size_text(sum(size for _, size in removed))}")
+
+    def _list(self) -> None:
+        rows = [("provider", "environment", "installed", "key")]
+        for provider in self.catalog.providers.values():
+            environment = self._find(self.catalog.env_of(provider))
+            size = size_text(environment.size_bytes) if environment is not None else "no"
+            rows.append((provider.id, provider.env, size, provider.key[0] if provider.key else "none needed"))
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        for row in rows:
+            print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]))
+        print(f"\nthe supervisor: {size_text(self.own.size_bytes)}; everything is in {self.home.root}")
+
+    def _export(self, wanted: list[Provider]) -> None:
+        from supervisor.wheelhouse import export_wheelhouse  # rarely asked for
+
+        specs = [self.catalog.env_of(provider) for provider in wanted]
+        specs = specs or [spec for spec in self.catalog.envs.values() if not spec.heavy]
+        locks = [supervisor_recipe().lock, *dict.fromkeys(self._recipe(spec).lock for spec in specs)]
+        target: Path = self.flags.export_wheelhouse.resolve()
+        count, size_bytes = export_wheelhouse(
+            target, locks, self.flags.platform, self.flags.python_version, self.home.cache
+        )
+        print(f"{count} files, {size_text(size_bytes)} in {target}")
+        print("there: python install.py --llm NAME --wheelhouse DIR")
+
+    def _test(self) -> None:
+        """Hands over to the tests, in the development environment."""
+        environment = self._make(Recipe("dev", CHECKOUT / "locks" / "dev.txt", DEVELOPMENT_IMPORTS))
+        start = [str(environment.python), str(CHECKOUT / "tests" / "run_all.py")]
+        hand_over([*start, "--home", str(self.home.root), *self.flags.test], os.environ)
+
+    def _start(self, argv: list[str], wanted: list[Provider]) -> None:
+        """Hands over to what --run or --chat ask for; returns if neither is there."""
+        environ = {**os.environ, PYCACHE: str(self.home.cache / "pycache")}
+        home = ["--home", str(self.home.root)]
+        if self.flags.run is not None:
+            sys.stdout = sys.stderr  # its ready line is the first thing on stdout
+            hand_over([*argv[:2], str(self.flags.run), *home], environ)
+        if self.flags.chat:
+            provider = ["--provider", wanted[0].id] if wanted else []
+            hand_over([*argv[:2], "chat", *home, *provider], environ)
+
+    def _tell(self, argv: list[str], wanted: list[Provider]) -> None:
+        """What an application spawns, and what to do next."""
+        print(f"\nto start the module, spawn: {json.dumps(argv, ensure_ascii=False)}")
+        print(f"which {self.home.spawn_json} says too, and {self.home.bin / LAUNCHER_NAME} does")
+        if not wanted:
+            print("next: python install.py --llm demo --chat, or --list for all providers")

@@ -1,0 +1,337 @@
+"""Provider → running worker: at most one start at a time, restarts within a budget, and who may use it.
+
+A worker is started by the first load that needs it, serves every connection that loaded its provider, each
+under a binding of its own, and is started again when it dies while somebody still uses it. Requests that
+it had when it died are ended, never sent again: the provider may have run, and billed, them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias
+
+from supervisor.bindings import Binding, BoundResult
+from supervisor.catalog import Provider
+from supervisor.commands import LoadResult, Outcome
+from supervisor.errors import Failure, ModuleError, WorkerError, failure_of
+from supervisor.inflight import Sink
+from supervisor.jobs import Job
+from supervisor.worker import Death, Worker, WorkerState
+from workers.codes import Code
+
+__all__ = ["LoadOptions", "Pool", "PoolLimits", "ReportProgress"]
+
+log = logging.getLogger(__name__)
+
+RESTART_PAUSES_S: Final = (0.0, 0.25, 1.0, 2.0, 4.0)
+"""Before the first, second, … restart in a window: the first at once, so that a character keeps talking."""
+
+ReportProgress: TypeAlias = "Callable[[str, str, float | None], None]"
+"""phase, sentence, fraction."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """How often a worker that dies is started again."""
+
+    restarts: int = 5
+    """In `restart_window_s`; then the provider is down until a client loads it by hand."""
+    restart_window_s: float = 180.0
+
+
+class MakeWorker(Protocol):
+    """How a worker that is not started yet comes to be: environment found or made, Worker built."""
+
+    def __call__(
+        self, provider: Provider, report: ReportProgress, on_death: Callable[[Worker, Death], None]
+    ) -> Awaitable[Worker]:
+        """Raises ProvisionError."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a client wants a provider loaded."""
+
+    verify: bool = True
+    preload_model: str | None = None
+
+
+class _Slot:
+    """One provider's worker, over its deaths."""
+
+    def __init__(self, provider: Provider) -> None:
+        self.provider = provider
+        self.worker: Worker | None = None
+        self.starting: asyncio.Task[Worker] | None = None
+        self.restarting: asyncio.Task[None] | None = None
+        self.bindings: dict[int, Binding] = {}
+        self.binding_now: dict[int, asyncio.Task[BoundResult]] = {}
+        self.waiting: dict[int, tuple[Sink, asyncio.Task[None]]] = {}
+        """Generations that wait for a restart; whoever takes one out has to end it or hand it over."""
+        self.listeners: set[ReportProgress] = set()
+        self.deaths: deque[float] = deque()
+        self.restarts = 0
+        self.timings_ms: dict[str, int] = {}
+        self.last_error: str | None = None
+        self.down = False
+
+    def report(self, phase: str, message: str, fraction: float | None) -> None:
+        for listener in list(self.listeners):
+            listener(phase, message, fraction)
+
+
+class Pool:
+    """All workers of the module."""
+
+    def __init__(self, make_worker: MakeWorker, limits: PoolLimits) -> None:
+        self._make_worker = make_worker
+        self._limits = limits
+        self._slots: dict[str, _Slot] = {}
+        self._loop = asyncio.get_running_loop()
+        self._closing = False
+
+    # ---- loading
+
+    async def load(
+        self, provider: Provider, binding: Binding, options: LoadOptions, report: ReportProgress
+    ) -> LoadResult:
+        """Makes the provider ready for one binding. Cancelling it is safe: the binding is taken back.
+
+        Raises:
+            ModuleError: the environment, the worker or the provider refused.
+        """
+        slot = self._slots.setdefault(provider.id, _Slot(provider))
+        slot.listeners.add(report)
+        slot.down = False  # a load by hand is always worth one try
+        try:
+            fresh = slot.worker is None
+            worker = await self._running(slot)
+            before = self._loop.time()
+            bound = await worker.bindings.bind(
+                binding, verify=options.verify, preload_model=options.preload_model, on_progress=report
+            )
+            bind_ms = round((self._loop.time() - before) * 1000)
+        except ModuleError as exc:
+            slot.last_error = exc.message
+            raise
+        finally:
+            slot.listeners.discard(report)
+        slot.bindings[binding.id] = binding
+        timings = {
+            **(slot.timings_ms if fresh else {"provision": 0, "start": 0, "import": 0}),
+            "connect": bind_ms if bound.connect_ms is None else bound.connect_ms,
+            "model": bound.model_ms or 0,
+        }
+        return LoadResult(bound.models, timings, bound.warnings)
+
+    async def _running(self, slot: _Slot) -> Worker:
+        """The slot's worker, started if there is none; all who ask meanwhile wait for the same start."""
+        if slot.worker is not None and slot.worker.state is WorkerState.READY:
+            return slot.worker
+        if self._closing:
+            raise WorkerError("The module is closing.", code=Code.SHUTTING_DOWN)
+        if slot.starting is None:
+            slot.starting = asyncio.create_task(self._start(slot))
+            slot.starting.add_done_callback(_retrieved)
+        return await asyncio.shield(slot.starting)
+
+    async def _start(self, slot: _Slot) -> Worker:
+        begun = self._loop.time()
+        try:
+            slot.report("provision", f"Looking for the environment of {slot.provider.name}.", None)
+            worker = await self._make_worker(slot.provider, slot.report, self._died)
+            provisioned = self._loop.time()
+            slot.report("start", f"Starting the worker of {slot.provider.name}.", None)
+            await worker.start()
+        finally:
+            slot.starting = None
+        spent = round((self._loop.time() - provisioned) * 1000)
+        slot.timings_ms = {
+            "provision": round((provisioned - begun) * 1000),
+            "start": max(0, spent - worker.import_ms),
+            "import": worker.import_ms,
+        }
+        slot.worker = worker
+        return worker
+
+    def unload(self, provider: str, binding: int) -> None:
+        """Forgets one binding; the worker stays for the next who loads it."""
+        slot = self._slots.get(provider)
+        if slot is None:
+            return
+        slot.bindings.pop(binding, None)
+        if slot.worker is not None:
+            slot.worker.bindings.unbind(binding)
+
+    # ---- generating
+
+    def generate(self, provider: str, binding: int, number: int, job: Job, sink: Sink) -> None:
+        """Starts a generation; `sink` hears of its end exactly once, whatever happens."""
+        slot = self._slots[provider]
+        worker = slot.worker
+        accepted = self._loop.time()
+        ready = worker is not None and worker.state is WorkerState.READY
+        if worker is not None and ready and binding in worker.bindings.bound:
+            self._hand_over(slot, worker, binding, number, job, sink, accepted)
+            return
+        task = asyncio.create_task(self._when_running(slot, binding, number, job, accepted))
+        slot.waiting[number] = (sink, task)
+
+    def _hand_over(
+        self, slot: _Slot, worker: Worker, binding: int, number: int, job: Job, sink: Sink, accepted: float
+    ) -> None:
+        if worker.swamped:
+            busy = f"{slot.provider.name} has {len(worker.requests)} open requests already."
+            sink.ended(number, Outcome(Failure(Code.BUSY, busy)))
+            return
+        worker.requests.start(number, binding, job, sink, accepted=accepted)
+
+    async def _when_running(self, slot: _Slot, binding: int, number: int, job: Job, accepted: float) -> None:
+        """A generation that came while its worker was down: it waits, within its own timeout."""
+        worker: Worker | None = None
+        try:
+            worker = await asyncio.wait_for(self._bound(slot, binding), job.timeout_s)
+            failure = None
+        except asyncio.TimeoutError:
+            late = f"The worker of {slot.provider.name} was not back within {job.timeout_s:g} s."
+            failure = Failure(Code.TIMEOUT, late)
+        except ModuleError as exc:
+            failure = failure_of(exc)
+        sink, _ = slot.waiting.pop(number)
+        if worker is None:
+            sink.ended(number, Outcome(failure))
+        else:
+            self._hand_over(slot, worker, binding, number, job, sink, accepted)
+
+    async def _bound(self, slot: _Slot, binding: int) -> Worker:
+        """The worker, running and knowing that binding."""
+        if slot.down:
+            raise WorkerError(self._down_words(slot), code=Code.PROVIDER_DOWN)
+        worker = await self._running(slot)
+        if binding in worker.bindings.bound:
+            return worker
+        if binding not in slot.bindings:
+            raise WorkerError(f"{slot.provider.name} is not loaded any more.", code=Code.NOT_LOADED)
+        task = slot.binding_now.get(binding)
+        if task is None:
+            task = asyncio.create_task(
+                worker.bindings.bind(
+                    slot.bindings[binding], verify=False, preload_model=None, on_progress=_nobody
+                )
+            )
+            slot.binding_now[binding] = task
+            task.add_done_callback(lambda _: slot.binding_now.pop(binding, None))
+            task.add_done_callback(_retrieved)
+        await asyncio.shield(task)
+        return worker
+
+    def end(self, provider: str, number: int, failure: Failure) -> None:
+        """Closes the upstream of a generation, or takes it out of the queue."""
+        slot = self._slots.get(provider)
+        if slot is None:
+            return
+        if number in slot.waiting:
+            sink, task = slot.waiting.pop(number)
+            task.cancel()
+            sink.ended(number, Outcome(failure))
+        elif slot.worker is not None:
+            slot.worker.requests.end(number, failure)
+
+    def credit(self, provider: str, number: int, chars: int) -> None:
+        """The client took that much of a streamed reply."""
+        slot = self._slots.get(provider)
+        if slot is not None and slot.worker is not None:
+            slot.worker.requests.credit(number, chars)
+
+    # ---- dying and closing
+
+    def _died(self, worker: Worker, death: Death) -> None:
+        """A running worker is gone; it is started again while somebody uses it and the budget lasts."""
+        slot = self._slots[worker.provider.id]
+        slot.worker = None
+        slot.last_error = death.words
+        now = time.monotonic()
+        slot.deaths.append(now)
+        while slot.deaths[0] < now - self._limits.restart_window_s:
+            slot.deaths.popleft()
+        if self._closing or not slot.bindings:
+            return
+        if len(slot.deaths) > self._limits.restarts:
+            slot.down = True
+            log.error("worker given up provider=%s deaths=%d", slot.provider.id, len(slot.deaths))
+            return
+        pause_s = RESTART_PAUSES_S[min(len(slot.deaths), len(RESTART_PAUSES_S)) - 1]
+        slot.restarting = asyncio.create_task(self._restart(slot, pause_s))
+
+    async def _restart(self, slot: _Slot, pause_s: float) -> None:
+        log.info(
+            "worker restarting provider=%s n=%d of=%d pause_s=%g",
+            slot.provider.id,
+            len(slot.deaths),
+            self._limits.restarts,
+            pause_s,
+        )
+        await asyncio.sleep(pause_s)
+        try:
+            await self._running(slot)
+            slot.restarts += 1
+            for binding in list(slot.bindings):
+                await self._bound(slot, binding)
+        except ModuleError as exc:
+            slot.last_error = exc.message
+            slot.down = True
+            log.error("worker not restarted provider=%s reason=%r", slot.provider.id, exc.message)
+
+    def _down_words(self, slot: _Slot) -> str:
+        return (
+            f"{slot.provider.name} is down: its worker died {len(slot.deaths)} times in "
+            f"{self._limits.restart_window_s:g} s. Last: {slot.last_error} Load it to try once more."
+        )
+
+    def snapshot(self) -> list[Mapping[str, Any]]:
+        """What operators want to know of every worker."""
+        return [_described(slot) for slot in self._slots.values()]
+
+    async def close(self) -> None:
+        """Ends every worker and every start, side by side; each step in it is bounded."""
+        self._closing = True
+        tasks: list[asyncio.Future[Any]] = []
+        for slot in self._slots.values():
+            waiting = [task for _, task in slot.waiting.values()]
+            for task in (slot.starting, slot.restarting, *waiting, *slot.binding_now.values()):
+                if task is not None and not task.done():
+                    task.cancel()
+                    tasks.append(task)
+            if slot.worker is not None:
+                tasks.append(asyncio.ensure_future(slot.worker.stop()))
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _described(slot: _Slot) -> Mapping[str, Any]:
+    worker = slot.worker
+    state = worker.state.value if worker is not None else "down" if slot.down else "dead"
+    return {
+        "provider": slot.provider.id,
+        "state": "starting" if slot.starting is not None else state,
+        "pid": worker.pid if worker is not None else None,
+        "uptime_s": round(time.monotonic() - worker.started_at, 3) if worker is not None else 0.0,
+        "restarts": slot.restarts,
+        "open_requests": len(worker.requests) if worker is not None else 0,
+        "finished_requests": worker.requests.finished if worker is not None else 0,
+        "last_error": slot.last_error,
+    }
+
+
+def _nobody(_phase: str, _message: str, _fraction: float | None) -> None:
+    """Progress that nobody asked for."""
+
+
+def _retrieved(task: asyncio.Task[Any]) -> None:
+    """A failure that nobody waited for any more is not a mistake."""
+    if not task.cancelled():
+        task.exception()
