@@ -80,7 +80,7 @@ class Binding:
     id: int
     key: str | None = field(default=None, repr=False)
     base_url: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,245 @@
+"""The OpenAI wire against a server that speaks it well: replies, thinking, usage, ends, warm connections."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from tests.fakes.bound import (
+    collect,
+    failure,
+    finish_of,
+    loaded,
+    reasoning_of,
+    refusal,
+    request,
+    text_of,
+)
+from tests.fakes.openai_server import WAIT_S, Behaviour, Exchange, OpenAIServer, piece
+from workers.adapter import Alive, Finish, Text, Usage
+from workers.codes import Code
+
+SSE = {"Content-Type": "text/event-stream"}
+DONE = b"data: [DONE]\n\n"
+
+
+# ---- what a good answer brings
+
+
+async def test_a_streamed_reply_comes_piece_by_piece_and_ends_with_usage(server: OpenAIServer) -> None:
+    async with loaded(server.base_url) as adapter:
+        events = await collect(adapter, request())
+    assert [item for item in events if isinstance(item, Text)] == [Text("Hello"), Text(" there"), Text(".")]
+    finish = finish_of(events)
+    assert (finish.reason, finish.model, finish.retries, finish.warnings) == ("stop", "fake-small", 0, ())
+    assert finish.usage == Usage(input_tokens=7, output_tokens=3)
+
+
+async def test_an_unstreamed_reply_comes_whole(server: OpenAIServer) -> None:
+    async with loaded(server.base_url) as adapter:
+        events = await collect(adapter, request(stream=False))
+    assert text_of(events) == "Hello there."
+    assert finish_of(events).usage == Usage(input_tokens=7, output_tokens=3)
+    assert "stream" not in server.requests[0].body
+
+
+async def test_every_piece_is_given_before_the_next_one_is_sent(server: OpenAIServer) -> None:
+    server.behaviour = Behaviour(texts=("one", "two"), gate_after=1)
+    async with loaded(server.base_url) as adapter:
+        events = adapter.generate(request())
+        assert await asyncio.wait_for(anext(events), WAIT_S) == Text("one")
+        server.gate.set()
+        assert await asyncio.wait_for(anext(events), WAIT_S) == Text("two")
+        assert [item async for item in events]
+
+
+async def test_one_warm_connection_serves_load_and_all_requests(server: OpenAIServer) -> None:
+    async with loaded(server.base_url) as adapter:
+        for _ in range(3):
+            await collect(adapter, request())
+            await collect(adapter, request(stream=False))
+    assert server.connections == 1
+
+
+async def test_a_connection_stays_warm_for_a_host_that_takes_nothing_after_the_end(
+    server: OpenAIServer,
+) -> None:
+    async def late(exchange: Exchange) -> None:
+        await exchange.head(200, SSE, chunked=True)
+        await exchange.send(piece({"content": "Hi"}, "stop") + DONE)
+        for _ in range(5):  # the end of the body comes in a packet of its own
+            await asyncio.sleep(0)
+        await exchange.end()
+
+    server.behaviour = late
+    async with loaded(server.base_url) as adapter:
+        for _ in range(3):
+            events = adapter.generate(request())
+            while not isinstance(await anext(events), Finish):
+                pass
+            await events.aclose()  # type: ignore[attr-defined]  # the contract's iterator is a generator
+    assert server.connections == 1
+
+
+async def test_a_server_that_says_nothing_after_its_end_is_not_waited_for_long(server: OpenAIServer) -> None:
+    async def mute(exchange: Exchange) -> None:
+        await exchange.head(200, SSE, chunked=True)
+        await exchange.send(piece({"content": "Hi"}, "stop"))
+        await exchange.server.gate.wait()
+
+    server.behaviour = mute
+    async with loaded(server.base_url) as adapter:
+        events = await asyncio.wait_for(collect(adapter, request()), WAIT_S)
+        assert finish_of(events).reason == "stop"
+        await server.closed(0)
+
+
+async def test_requests_at_once_have_a_connection_each(server: OpenAIServer) -> None:
+    server.behaviour = Behaviour(gate_before_head=True)
+    async with loaded(server.base_url) as adapter:
+        tasks = [asyncio.ensure_future(collect(adapter, request(str(number)))) for number in range(8)]
+        await server.received(8)
+        server.gate.set()
+        assert {text_of(events) for events in await asyncio.gather(*tasks)} == {"Hello there."}
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_thinking_is_kept_apart(server: OpenAIServer, name: str, stream: bool) -> None:
+    server.behaviour = Behaviour(reasoning=("hm", "m"), reasoning_field=name)
+    async with loaded(server.base_url) as adapter:
+        events = await collect(adapter, request(stream=stream))
+    assert (reasoning_of(events), text_of(events)) == ("hmm", "Hello there.")
+
+
+async def test_a_content_that_is_a_list_is_text_and_thinking(server: OpenAIServer) -> None:
+    content = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}, {"type": "other"}, 7]},
+        {"type": "text", "text": "Hi"},
+        {"type": "reference", "reference_ids": [1]},
+        "garbage",
+    ]
+    server.behaviour = Behaviour(events=(piece({"content": content}), piece({}, "stop"), DONE))
+    async with loaded(server.base_url) as adapter:
+        events = await collect(adapter, request())
+    assert (reasoning_of(events), text_of(events)) == ("hm", "Hi")
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (
+            {
+                "prompt_tokens": 1,
+                "completion_tokens": 2,
+                "prompt_tokens_details": {"cached_tokens": 3},
+                "completion_tokens_details": {"reasoning_tokens": 4},
+            },
+            Usage(1, 2, 3, 4),
+        ),
+        ({"prompt_tokens": 1, "prompt_cache_hit_tokens": 5}, Usage(1, None, 5, None)),
+        ({"prompt_tokens": "many", "completion_tokens": -1, "prompt_tokens_details": None}, Usage()),
+    ],
+)
+async def test_usage_is_what_the_provider_reported(
+    server: OpenAIServer, usage: dict[str, Any], expected: Usage
+) -> None:
+    server.behaviour = Behaviour(usage=usage)
+    async with loaded(server.base_url) as adapter:
+        assert finish_of(await collect(adapter, request())).usage == expected
+
+
+async def test_usage_in_the_last_piece_of_groq_is_read(server: OpenAIServer) -> None:
+    last = piece({}, "stop", x_groq={"usage": {"prompt_tokens": 4, "completion_tokens": 5}})
+    server.behaviour = Behaviour(events=(piece({"content": "Hi"}), last, DONE))
+    async with loaded(server.base_url) as adapter:
+        assert finish_of(await collect(adapter, request())).usage == Usage(4, 5)
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("length", "length"),
+        ("model_length", "length"),
+        ("tool_calls", "tool_calls"),
+        ("function_call", "tool_calls"),
+        ("content_filter", "content_filter"),
+        ("eos", "stop"),
+        ("end_turn", "stop"),
+    ],
+)
+async def test_the_reason_of_the_end_is_one_of_ours(server: OpenAIServer, reason: str, expected: str) -> None:
+    server.behaviour = Behaviour(finish_reason=reason)
+    async with loaded(server.base_url) as adapter:
+        assert finish_of(await collect(adapter, request())).reason == expected
+
+
+async def test_half_characters_pass_as_they_are(server: OpenAIServer) -> None:
+    halves = (
+        rb'data: {"choices":[{"delta":{"content":"\ud83d"}}]}',
+        rb'data: {"choices":[{"delta":{"content":"\ude00"}}]}',
+    )
+    server.behaviour = Behaviour(events=(*(half + b"\n\n" for half in halves), piece({}, "stop"), DONE))
+    async with loaded(server.base_url) as adapter:
+        events = await collect(adapter, request())
+    assert text_of(events).encode("utf-16", "surrogatepass").decode("utf-16") == "😀"
+
+
+async def test_pieces_without_text_are_life(server: OpenAIServer) -> None:
+    server.behaviour = Behaviour(
+        events=(piece({"role": "assistant", "content": ""}), piece({"content": "Hi"}, "stop"), DONE)
+    )
+    async with loaded(server.base_url) as adapter:
+        assert (await collect(adapter, request()))[:2] == [Alive(), Text("Hi")]
+
+
+async def test_a_server_that_does_not_stream_is_understood_all_the_same(server: OpenAIServer) -> None:
+    whole = {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}
+    server.behaviour = Behaviour(body=json.dumps(whole).encode())
+    async with loaded(server.base_url) as adapter:
+        assert text_of(await collect(adapter, request())) == "Hi"
+
+
+# ---- parameters that a model refuses
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "Unsupported value: 'temperature' does not support 0.5.", "param": "temperature"},
+        {"message": "`temperature` is not supported with this model"},
+    ],
+)
+async def test_a_refused_parameter_is_left_out_once_and_told(
+    server: OpenAIServer, error: dict[str, Any]
+) -> None:
+    server.script = [refusal(400, error)]
+    async with loaded(server.base_url) as adapter:
+        finish = finish_of(await collect(adapter, request(temperature=0.5)))
+        assert (finish.retries, [warning.name for warning in finish.warnings]) == (1, ["PARAMETER_LEFT_OUT"])
+        finish = finish_of(await collect(adapter, request(temperature=0.5)))
+        assert (finish.retries, len(finish.warnings)) == (0, 1)
+    assert ["temperature" in received.body for received in server.requests] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "max_tokens is not supported", "param": "max_tokens"},
+        {"message": "messages are not supported in this shape", "param": "messages"},
+        {"message": "temperature is a nice thing"},
+    ],
+)
+async def test_no_other_refusal_is_tried_again(server: OpenAIServer, error: dict[str, Any]) -> None:
+    server.behaviour = refusal(400, error)
+    assert (await failure(server, request(temperature=0.5))).code is Code.INVALID_PROMPT
+    assert len(server.requests) == 1
+
+
+async def test_a_parameter_that_stays_refused_ends_in_its_error(server: OpenAIServer) -> None:
+    server.behaviour = refusal(400, {"message": "temperature is not supported", "param": "temperature"})
+    assert (await failure(server, request(temperature=0.5))).code is Code.INVALID_PROMPT
+    assert len(server.requests) == 2

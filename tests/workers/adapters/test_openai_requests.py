@@ -1,0 +1,182 @@
+"""What is sent to each provider, validated against the schemas that providers publish, where they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import jsonschema
+import pytest
+
+from supervisor.catalog import Provider, load_catalog
+from workers.adapter import Message, Request
+from workers.chat_body import build
+from workers.quirks import Quirks
+
+CHECKOUT: Final = Path(__file__).parents[3]
+SPECS: Final = CHECKOUT.parent / "shared" / "specs"
+"""OpenAPI excerpts of the chat APIs; optional, the tests that need one say so when it is missing."""
+CATALOG: Final = load_catalog(CHECKOUT / "venvs.toml")
+PROVIDERS: Final = [item for item in CATALOG.providers.values() if item.adapter == "openai_chat"]
+SCHEMAS: Final = {
+    "mistral": ("mistral_chat.json", "ChatCompletionRequest"),
+    "together": ("together_chat.json", "ChatCompletionRequest"),
+}
+DEFAULT_SCHEMA: Final = ("openai_chat.json", "CreateChatCompletionRequest")
+CHAT: Final = (
+    Message("system", "You are Mia."),
+    Message("developer", "Be brief.", "Boss"),
+    Message("user", "Hi", "Ann B."),
+    Message("user", "Hello", "初音"),
+    Message("assistant", "Yes?", "Mia"),
+    Message("system", "It rains."),
+    Message("user", "Go on. 😀"),
+)
+SAMPLING: Final = {
+    "top_p": 0.0,
+    "top_k": 40,
+    "min_p": 0.05,
+    "presence_penalty": 0.5,
+    "frequency_penalty": -0.5,
+    "repetition_penalty": 1.1,
+    "seed": 7,
+}
+SCHEMA_FORMAT: Final = {
+    "type": "json_schema",
+    "json_schema": {"name": "answer", "schema": {"type": "object", "properties": {}}, "strict": False},
+}
+
+
+def wanted(model: str, **fields: Any) -> Request:
+    values: dict[str, Any] = {"id": 1, "messages": CHAT, "model": model, "stream": True, "timeout_s": 60.0}
+    return Request(**{**values, **fields})
+
+
+CASES: Final[dict[str, dict[str, Any]]] = {
+    "plain": {},
+    "unstreamed": {"stream": False},
+    "stops": {"stop": ("\n", "Ann B.:", "a", "b", "c", "d", "\n\n"), "character_name": "Mia"},
+    "all sampling": {"sampling": SAMPLING, "temperature": 2.0},
+    "json": {"response_format": {"type": "json_object"}},
+    "json schema": {"response_format": SCHEMA_FORMAT, "stream": False},
+    "effort": {"reasoning_effort": "high"},
+}
+MODELS: Final = {"openai": ("gpt-5-mini", "o3"), "xai": ("grok-4",), "groq": ("openai/gpt-oss-20b",)}
+
+
+def models_of(provider: Provider) -> list[str]:
+    return [provider.default_model or "some-model", *MODELS.get(provider.id, ())]
+
+
+def validator_of(file: Path, schema: str) -> jsonschema.Draft202012Validator:
+    document = json.loads(file.read_text(encoding="utf-8"))
+    return jsonschema.Draft202012Validator(
+        {"$ref": f"#/components/schemas/{schema}", "components": document["components"]}
+    )
+
+
+@pytest.mark.foreign
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.id)
+def test_a_request_is_what_the_provider_publishes(provider: Provider, case: str) -> None:
+    name, schema = SCHEMAS.get(provider.id, DEFAULT_SCHEMA)
+    file = SPECS / name
+    if not file.is_file():
+        pytest.skip(f"{name} is not here: the requests for {provider.id} are not validated")
+    validator = validator_of(file, schema)
+    quirks = Quirks.parse(provider.id, provider.quirks)
+    for model in models_of(provider):
+        body = json.loads(build(wanted(model, **CASES[case]), quirks).encoded())
+        if provider.id == "deepseek":  # takes 16 stops; the schema here is OpenAI's, which takes 4
+            body["stop"] = body.get("stop", ["a"])[:4]
+        validator.validate(body)
+
+
+@pytest.mark.foreign
+def test_the_schemas_do_refuse_what_is_wrong() -> None:
+    file = SPECS / "mistral_chat.json"
+    if not file.is_file():
+        pytest.skip("mistral_chat.json is not here")
+    with pytest.raises(jsonschema.ValidationError):
+        validator_of(file, "ChatCompletionRequest").validate({"model": "m", "messages": [], "seed": 7})
+
+
+@pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.id)
+def test_a_providers_table_says_where_it_is_from_and_who_tried_it(provider: Provider) -> None:
+    Quirks.parse(provider.id, provider.quirks)
+    assert provider.env == "http"
+    assert provider.source
+    assert provider.tried
+    assert provider.key
+    assert provider.key_required == (provider.kind == "api")
+    local = provider.kind == "local-server"
+    assert provider.base_url is None or provider.base_url.startswith("http://127.0.0.1:") == local
+
+
+def body_of(provider_id: str, model: str = "", **fields: Any) -> dict[str, Any]:
+    provider = CATALOG.providers[provider_id]
+    body = build(wanted(model or provider.default_model or "m", **fields), Quirks.parse("x", provider.quirks))
+    return dict(body.fields)
+
+
+def test_openai_gets_names_and_its_own_field_for_tokens() -> None:
+    body = body_of("openai", max_output_length=50)
+    assert body["max_completion_tokens"] == 50
+    assert "max_tokens" not in body
+    assert body["messages"][1:5] == [
+        {"role": "system", "content": "Be brief.", "name": "Boss"},
+        {"role": "user", "content": "Hi", "name": "Ann_B"},
+        {"role": "user", "content": "初音: Hello"},
+        {"role": "assistant", "content": "Yes?", "name": "Mia"},
+    ]
+    assert body["stream_options"] == {"include_usage": True}
+
+
+def test_a_reasoning_model_of_openai_gets_no_sampling_and_room_to_think() -> None:
+    body = body_of(
+        "openai", "gpt-5-mini", stop=("a",), sampling={"top_p": 0.5, "seed": 1}, max_output_length=50
+    )
+    assert not {"temperature", "top_p", "stop"} & set(body)
+    assert (body["seed"], body["max_completion_tokens"]) == (1, 50 + 2048)
+    assert {message["role"] for message in body["messages"]} == {"developer", "user", "assistant"}
+
+
+def test_xai_gets_names_of_users_only() -> None:
+    messages = body_of("xai")["messages"]
+    assert [message.get("name") for message in messages] == [None, None, "Ann_B", None, None, None, None]
+    assert messages[4]["content"] == "Mia: Yes?"
+    assert "stop" in body_of("xai", stop=("a",))
+    assert "stop" not in body_of("xai", "grok-4", stop=("a",))
+
+
+def test_mistral_gets_its_own_words() -> None:
+    body = body_of("mistral", temperature=2.0, sampling={"seed": 7})
+    assert (body["random_seed"], body["temperature"]) == (7, 1.5)
+    assert [message["role"] for message in body["messages"]][-2:] == ["user", "user"]
+    assert all("name" not in message for message in body["messages"])
+
+
+def test_deepseek_does_not_think_unless_asked() -> None:
+    assert body_of("deepseek")["thinking"] == {"type": "disabled"}
+    assert "thinking" not in body_of("deepseek", reasoning_effort="high")
+    assert body_of("deepseek", extra={"thinking": {"type": "enabled"}})["thinking"] == {"type": "enabled"}
+    assert "thinking" not in body_of("deepseek", "deepseek-reasoner")
+    assert body_of("deepseek", sampling={"top_p": 0.0})["top_p"] > 0
+    assert len(body_of("deepseek", stop=tuple("abcdefghijklmnopqrst"))["stop"]) == 16
+    assert "stop" not in body_of("deepseek", stop=("a",), reasoning_effort="high")
+
+
+def test_a_local_server_gets_one_message_per_turn_and_no_stops() -> None:
+    body = body_of("ollama", stop=("a",))
+    assert body["messages"] == [
+        {"role": "system", "content": "You are Mia.\nBoss: Be brief."},
+        {"role": "user", "content": "Ann B.: Hi\n初音: Hello"},
+        {"role": "assistant", "content": "Mia: Yes?"},
+        {"role": "system", "content": "It rains."},
+        {"role": "user", "content": "Go on. 😀"},
+    ]
+    assert "stop" not in body
+    assert body["reasoning_effort"] == "none"
+    assert body_of("vllm", stop_ids=(1, 2))["stop_token_ids"] == [1, 2]
+    assert body_of("llama-server", sampling={"repetition_penalty": 1.1})["repeat_penalty"] == 1.1

@@ -1,0 +1,136 @@
+"""Requests as bodies: stops, what is left out and said so, and who has the last word."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from workers.adapter import AdapterError, Message, Request
+from workers.chat_body import Body, build
+from workers.codes import Code
+from workers.quirks import Quirks
+
+
+def body(quirks: Quirks | None = None, refused: tuple[str, ...] = (), **fields: Any) -> Body:
+    values: dict[str, Any] = {
+        "id": 1,
+        "messages": (Message("user", "Hi"),),
+        "model": "m",
+        "stream": True,
+        "timeout_s": 60.0,
+    }
+    return build(Request(**{**values, **fields}), quirks or Quirks(), refused=refused)
+
+
+def names(made: Body) -> list[str]:
+    return [warning.message.split()[0] for warning in made.warnings]
+
+
+def test_a_plain_request_holds_what_every_server_knows_and_nothing_else() -> None:
+    assert dict(body().fields) == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 200,
+        "temperature": 1.0,
+        "stream": True,
+    }
+    assert "model" not in body(model="").fields
+
+
+@pytest.mark.parametrize(
+    ("stops", "sent"),
+    [
+        (("\n",), None),
+        (("\n", " ", "\t\n", "END"), ["END"]),
+        (("a", "b", "c", "d", "e"), ["a", "b", "c", "d"]),
+        (("a", "a", "b"), ["a", "b"]),
+        ((), None),
+    ],
+)
+def test_stops_of_white_space_are_never_sent_and_others_only_so_many(
+    stops: tuple[str, ...], sent: list[str] | None
+) -> None:
+    assert body(Quirks(stop_max=4), stop=stops).fields.get("stop") == sent
+
+
+@pytest.mark.parametrize(
+    ("quirks", "fields"),
+    [
+        (Quirks(), {}),
+        (Quirks(stop_max=4, reasoning_models=("M*",)), {}),
+        (Quirks(stop_max=4, unsupported=("stop",)), {}),
+        (Quirks(stop_max=4), {"reasoning_effort": "low"}),
+        (Quirks(stop_max=4), {"extra": {"thinking": {"type": "enabled"}}}),
+    ],
+)
+def test_stops_are_not_sent_where_a_model_may_think(quirks: Quirks, fields: dict[str, Any]) -> None:
+    assert "stop" not in body(quirks, stop=("a",), **fields).fields
+
+
+@pytest.mark.parametrize(
+    ("stops", "streamed"), [((), False), (("a",), False), (("a", "\n"), True), (("a", "a"), False)]
+)
+def test_an_unstreamed_request_is_streamed_where_the_worker_must_cut(
+    stops: tuple[str, ...], streamed: bool
+) -> None:
+    fields = body(Quirks(stop_max=4, stream_usage=True), stop=stops, stream=False).fields
+    assert ("stream" in fields, "stream_options" in fields) == (streamed, streamed)
+
+
+def test_a_format_that_cannot_be_streamed_is_not() -> None:
+    wanted: dict[str, Any] = {"response_format": {"type": "json_object"}, "stop": ("\n",)}
+    assert "stream" not in body(Quirks(json_unstreamed=True), **wanted).fields
+    assert body(Quirks(), **wanted).fields["stream"] is True
+
+
+def test_what_is_left_out_or_changed_is_told() -> None:
+    quirks = Quirks(unsupported=("top_k", "response_format"), temperature_max=1.5, top_p_min=0.001)
+    made = body(
+        quirks,
+        refused=("seed",),
+        temperature=1.9,
+        sampling={"top_k": 4.0, "top_p": 0.0, "seed": 1.0, "presence_penalty": 0.5},
+        response_format={"type": "json_object"},
+    )
+    assert names(made) == ["temperature", "top_k", "top_p", "seed", "response_format"]
+    assert made.fields["temperature"] == 1.5
+    assert made.fields["presence_penalty"] == 0.5
+    assert not {"top_k", "seed", "response_format"} & set(made.fields)
+
+
+def test_whole_numbers_are_sent_as_such_and_fields_have_the_providers_names() -> None:
+    quirks = Quirks(seed_field="random_seed", repetition_penalty_field="repeat_penalty")
+    fields = body(quirks, sampling={"seed": 5.0, "top_k": 40.0, "repetition_penalty": 1.0}).fields
+    assert json.dumps([fields["random_seed"], fields["top_k"], fields["repeat_penalty"]]) == "[5, 40, 1.0]"
+
+
+def test_a_neutral_temperature_is_left_out_in_silence() -> None:
+    assert names(body(refused=("temperature",))) == []
+    assert names(body(refused=("temperature",), temperature=0.5)) == ["temperature"]
+
+
+def test_extra_has_the_last_word() -> None:
+    fields = body(extra={"max_tokens": 5, "new": [1]}).fields
+    assert (fields["max_tokens"], fields["new"]) == (5, [1])
+
+
+def test_token_ids_are_sent_where_there_is_a_field_and_refused_elsewhere() -> None:
+    assert body(Quirks(stop_ids_field="ids"), stop_ids=(1, 2)).fields["ids"] == [1, 2]
+    with pytest.raises(AdapterError) as caught:
+        body(stop_ids=(1,))
+    assert caught.value.code is Code.UNSUPPORTED
+
+
+def test_an_effort_of_none_turns_thinking_off_once() -> None:
+    quirks = Quirks(thinking_off={"think": False}, reasoning_models=("m",), reasoning_headroom=100)
+    fields = body(quirks, reasoning_effort="none").fields
+    assert (fields["think"], fields["max_tokens"], "reasoning_effort" in fields) == (False, 200, False)
+    assert body(quirks, reasoning_effort="low").fields["max_tokens"] == 300
+
+
+def test_half_a_character_can_be_sent() -> None:
+    made = body(messages=(Message("user", "\ud83d é"),))
+    assert json.loads(made.encoded())["messages"][0]["content"] == "\ud83d é"
+    assert "é".encode() in body(messages=(Message("user", "é"),)).encoded()

@@ -1,0 +1,84 @@
+"""What adapters do to the messages of a prompt: names, roles and their order. Pure.
+
+A provider that has a `name` field and takes it gets it, cleaned to the letters that it allows; for all
+others a name becomes the beginning of the content, `Name: …`, which every model understands.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+from workers.adapter import AdapterError, Message
+from workers.codes import Code
+
+__all__ = ["after_reply", "clean_name", "merged", "plain_roles", "prefixed"]
+
+NAME_MAX_CHARS: Final = 64
+"""What OpenAI allows; others allow more or have no such field."""
+SPEAKING_ROLES: Final = ("system", "user", "assistant")
+_NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]+")
+
+
+def clean_name(name: str | None) -> str:
+    """`name` with only letters that a `name` field takes; empty when nothing of it can be said so."""
+    if not name:
+        return ""
+    plain = unicodedata.normalize("NFKD", name)
+    plain = "".join(char for char in plain if not unicodedata.combining(char))
+    if any(char.isalnum() and not char.isascii() for char in plain):
+        return ""  # half a name would be another name
+    cleaned = _NOT_IN_NAMES.sub("_", plain).strip("_-")[:NAME_MAX_CHARS]
+    return cleaned.rstrip("_-")
+
+
+def prefixed(message: Message) -> Message:
+    """The message with its name at the beginning of its content instead of in its field."""
+    name = " ".join((message.name or "").split())
+    if not name:
+        return replace(message, name=None)
+    return replace(message, name=None, content=f"{name}: {message.content}")
+
+
+def plain_roles(messages: Iterable[Message]) -> list[Message]:
+    """The messages with `developer` said as `system`, which every wire knows.
+
+    Raises:
+        AdapterError: UNSUPPORTED, a message belongs to a tool.
+    """
+    result = []
+    for message in messages:
+        if message.role == "developer":
+            message = replace(message, role="system")
+        if message.role not in SPEAKING_ROLES:
+            raise AdapterError(
+                Code.UNSUPPORTED,
+                f"messages of role {message.role!r} are not supported: send system, user and assistant",
+            )
+        result.append(message)
+    return result
+
+
+def after_reply(messages: Iterable[Message], *, then: str) -> list[Message]:
+    """The messages with every `system` one that follows a reply given the role `then`."""
+    result: list[Message] = []
+    for message in messages:
+        if message.role == "system" and result and result[-1].role == "assistant":
+            message = replace(message, role=then)
+        result.append(message)
+    return result
+
+
+def merged(messages: Iterable[Message]) -> list[Message]:
+    """The messages with neighbours of one role and name joined by a line end."""
+    result: list[Message] = []
+    for message in messages:
+        last = result[-1] if result else None
+        if last is not None and (last.role, last.name) == (message.role, message.name):
+            result[-1] = replace(last, content=f"{last.content}\n{message.content}")
+        else:
+            result.append(message)
+    return result
