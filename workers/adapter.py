@@ -23,6 +23,7 @@ __all__ = [
     "Adapter",
     "AdapterError",
     "Alive",
+    "Begun",
     "Binding",
     "Event",
     "Finish",
@@ -174,6 +175,14 @@ class Alive:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """What is known when an answer begins, for a reply that the host cuts before its Finish; optional."""
+
+    warnings: tuple[Warn, ...] = ()
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The provider said that the reply is complete. A stream without it is reported as TRUNCATED."""
 
@@ -184,7 +193,7 @@ class Finish:
     retries: int = 0
 
 
-Event: TypeAlias = "Text | Reasoning | Alive | Finish"
+Event: TypeAlias = "Begun | Text | Reasoning | Alive | Finish"
 ReportProgress: TypeAlias = Callable[[str, str, "float | None"], None]
 """phase (`connect` or `model`), a sentence, and how far it is from 0 to 1 where that is known."""
 

@@ -16,7 +16,18 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from workers import wire
-from workers.adapter import FINISH_REASONS, AdapterError, Alive, Event, Finish, Reasoning, Request, Text, Warn
+from workers.adapter import (
+    FINISH_REASONS,
+    AdapterError,
+    Alive,
+    Begun,
+    Event,
+    Finish,
+    Reasoning,
+    Request,
+    Text,
+    Warn,
+)
 from workers.codes import Code
 from workers.endings import Ending
 from workers.visible import VisibleText
@@ -40,6 +51,8 @@ class Reply:
 
     def __init__(self, request: Request, send: Callable[[bytes], None]) -> None:
         self._id = request.id
+        self._model = request.model or None
+        self._begun = Begun()
         self._send = send
         self._streamed = request.stream
         self._credit = wire.CREDIT_CHARS if request.stream else UNSTREAMED_MAX_CHARS
@@ -75,7 +88,7 @@ class Reply:
                     elif rest := self._emit(text):
                         await self._show(rest)
                     if self._visible.stopped:
-                        return self._ending(Finish("stop"))
+                        return self._ending(self._cut())
                 elif type(event) is Finish:
                     await self._show(self._visible.finish())
                     return self._ending(event)
@@ -87,7 +100,7 @@ class Reply:
                     await asyncio.sleep(0)
             await self._show(self._visible.finish())
             if self._visible.stopped:  # a stop that could have become a longer, earlier one
-                return self._ending(Finish("stop"))
+                return self._ending(self._cut())
         raise AdapterError(Code.TRUNCATED, _TRUNCATED)
 
     async def _show(self, text: str) -> None:
@@ -118,6 +131,9 @@ class Reply:
     def _unseen(self, event: Event) -> None:
         if isinstance(event, Reasoning):
             self._reasoned = True
+        elif isinstance(event, Begun):
+            self._begun = event
+            return
         elif not isinstance(event, Alive):
             raise TypeError(f"the adapter yielded a {type(event).__name__}")
         self._alive()
@@ -129,6 +145,10 @@ class Reply:
         if now - self._alive_at >= ALIVE_EVERY_S:
             self._alive_at = now
             self._send(wire.encode(wire.Alive(self._id)))
+
+    def _cut(self) -> Finish:
+        """The end of a reply that was cut here, before the adapter told its own."""
+        return Finish("stop", self._model, warnings=self._begun.warnings, retries=self._begun.retries)
 
     def _ending(self, finish: Finish) -> Ending:
         if finish.reason not in FINISH_REASONS:

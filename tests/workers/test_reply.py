@@ -10,7 +10,7 @@ import pytest
 
 from tests.workers.host_rig import Fake, body_of, running
 from workers import wire
-from workers.adapter import Alive, Event, Finish, Message, Reasoning, Request, Text, Warn
+from workers.adapter import Alive, Begun, Event, Finish, Message, Reasoning, Request, Text, Warn
 from workers.codes import Code
 from workers.endings import Ending
 from workers.reply import Reply
@@ -153,3 +153,16 @@ async def test_what_comes_after_a_cancel_is_not_sent(late: Event) -> None:
     with pytest.raises(asyncio.CancelledError):
         await reply.relay(stream())
     assert sent == [wire.encode(wire.Chunk(1, "a"))]
+
+
+async def test_a_reply_that_is_cut_here_keeps_its_model_warnings_and_retries() -> None:
+    async def events() -> AsyncIterator[Event]:
+        yield Begun((Warn("PARAMETER_LEFT_OUT", "top_k is left out."),), retries=1)
+        yield Text("one. two")
+        yield Finish("length")
+
+    sent: list[bytes] = []
+    request = Request(1, (Message("user", "hi"),), "m", stream=True, timeout_s=1, stop=(".",))
+    ending = await Reply(request, sent.append).relay(events())
+    assert (ending.finish_reason, ending.model, ending.retries) == ("stop", "m", 1)
+    assert [warning.name for warning in ending.warnings] == ["PARAMETER_LEFT_OUT"]

@@ -17,6 +17,7 @@ from typing import Any, Final
 from workers.adapter import (
     Adapter,
     AdapterError,
+    Begun,
     Binding,
     Event,
     Loaded,
@@ -165,6 +166,8 @@ class OpenAIChat(Adapter):
             model=request.model,
             retries=1 - retries,
         ) as reply:
+            if body.warnings or retries + reply.retries:
+                yield Begun(body.warnings, retries + reply.retries)
             if _is_json(reply):
                 for event in chat.whole(await reply.read()):
                     yield event
