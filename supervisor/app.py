@@ -83,6 +83,7 @@ class App:
         spawn.on_end_signals(loop, self._signalled)
         watchers = self._watchers(loop)
         on_ready(self._settings.hosts[0], port)
+        spawn.hide_environment()
         log.info("module ready port=%d pid=%d version=%s", port, os.getpid(), VERSION)
         try:
             await self._ending.wait()
@@ -133,7 +134,8 @@ class App:
     # ---- parts
 
     def _new_client(self, connection: Connection) -> Client:
-        session = Session(self._catalog, self._settings.requests, self._numbers)
+        may_close = connection.from_loopback or not self._settings.refuse_remote_close
+        session = Session(self._catalog, self._settings.requests, self._numbers, may_close=may_close)
         client = Client(
             connection, session, self._pool, self._settings, self, self._numbers, self._clients.discard
         )
@@ -174,12 +176,18 @@ class App:
 
     # ---- questions
 
-    def status(self) -> Mapping[str, Any]:
+    async def status(self) -> Mapping[str, Any]:
         """The fields of `status_done`."""
+        workers = self._pool.snapshot()
+        pids = [worker["pid"] for worker in workers if worker["pid"] is not None]
+        sampled = await asyncio.to_thread(spawn.sample, pids)
+        for worker in workers:
+            memory, cpu = sampled.get(worker["pid"], (None, None))
+            worker.update(memory_bytes=memory, cpu_s=cpu)
         return {
             "version": VERSION,
             "uptime_s": round(time.monotonic() - self._started, 3),
-            "workers": self._pool.snapshot(),
+            "workers": workers,
         }
 
     def provider_details(self) -> Mapping[str, Mapping[str, Any]]:

@@ -56,7 +56,7 @@ class Module(Protocol):
     def close(self) -> None:
         """End it."""
 
-    def status(self) -> Mapping[str, Any]:
+    async def status(self) -> Mapping[str, Any]:
         """The fields of `status_done`."""
 
     def provider_details(self) -> Mapping[str, Mapping[str, Any]]:
@@ -90,6 +90,7 @@ class Client:
         self._untaken: dict[int, int] = {}
         self._due: set[int] = set()
         self._load: asyncio.Task[None] | None = None
+        self._questions: set[asyncio.Task[None]] = set()
         self._last_progress = float("-inf")
 
     # ---- from the connection
@@ -111,6 +112,8 @@ class Client:
         for provider, binding in self._bindings.items():
             self._pool.unload(provider, binding.id)
         self._bindings.clear()
+        for task in self._questions:
+            task.cancel()
         self._on_gone(self)
 
     def close(self) -> None:
@@ -158,11 +161,19 @@ class Client:
                 case AskProviders(ticket):
                     self._carry_out(self._session.providers(ticket, self._module.provider_details()))
                 case AskStatus(ticket):
-                    self._carry_out(self._session.status(ticket, self._module.status()))
+                    self._answer_status(ticket)
                 case CloseModule():
                     self._module.close()
                 case reply:
                     self._outbox.send(encode(reply))
+
+    def _answer_status(self, ticket: int) -> None:
+        async def answer() -> None:
+            self._carry_out(self._session.status(ticket, await self._module.status()))
+
+        task = asyncio.create_task(answer())
+        self._questions.add(task)
+        task.add_done_callback(self._questions.discard)
 
     async def _run_load(self, command: StartLoad) -> None:
         """One load, to its end; the session starts the next one when it hears of it."""

@@ -72,8 +72,8 @@ class Settings:
     """Provider id → URL: flags and settings.toml; `GROQ_BASE_URL` is looked up in `variables`."""
     base_url_hosts: tuple[str, ...] = ()
     """Hosts besides loopback that a client may name in `base_url`."""
-    close_from_anywhere: bool = True
-    """Whether a client that is not on loopback may send `close`."""
+    refuse_remote_close: bool = False
+    """Whether `close` is refused to clients that are not on this machine."""
     log_level: str = "INFO"
     log_json: bool = False
     exit_on_stdin_eof: bool = False
@@ -120,6 +120,7 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str], checkout: Pat
         log_json=_choice("log_format", look.text("log_format") or "console", ("console", "json")) == "json",
         exit_on_stdin_eof=bool(flags.exit_on_stdin_eof),
         parent_pid=flags.parent_pid,
+        refuse_remote_close=bool(flags.refuse_remote_close),
         installer=_choice("installer", look.text("installer") or "auto", ("auto", "uv", "pip")),
         wheelhouse=_path(look.text("wheelhouse")),
         **{name: _section(name, kind, look) for name, kind in _SECTIONS.items()},
@@ -146,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--wheelhouse", metavar="DIR", help="install from this folder instead of the package index")
     add("--exit-on-stdin-eof", action="store_true", help="end when stdin ends")
     add("--parent-pid", type=int, metavar="PID", help="end when this process is gone")
+    add("--refuse-remote-close", action="store_true", help="only clients on this machine may send close")
     add("--set", action="append", metavar="SECTION.NAME=VALUE", help="any other setting")
     return parser
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -293,7 +293,7 @@ class Pool:
             f"{self._limits.restart_window_s:g} s. Last: {slot.last_error} Load it to try once more."
         )
 
-    def snapshot(self) -> list[Mapping[str, Any]]:
+    def snapshot(self) -> list[dict[str, Any]]:
         """What operators want to know of every worker."""
         return [_described(slot) for slot in self._slots.values()]
 
@@ -312,7 +312,7 @@ class Pool:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _described(slot: _Slot) -> Mapping[str, Any]:
+def _described(slot: _Slot) -> dict[str, Any]:
     worker = slot.worker
     state = worker.state.value if worker is not None else "down" if slot.down else "dead"
     return {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import http
+import ipaddress
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -165,6 +166,16 @@ class Connection(asyncio.Protocol):
             self._client.drained()
 
     # ---- the client's side
+
+    @property
+    def from_loopback(self) -> bool:
+        """Whether the other side is on this machine."""
+        peer = None if self._transport is None else self._transport.get_extra_info("peername")
+        try:
+            address = ipaddress.ip_address(peer[0]) if peer else None
+        except ValueError:
+            return False
+        return address is not None and address.is_loopback
 
     def send(self, message: bytes) -> None:
         """Sends one text message; nothing happens when the connection is already over."""

@@ -123,9 +123,13 @@ class Session:
         catalog: the providers that can be loaded.
         limits: bounds and defaults of requests.
         numbers: request numbers, never the same twice in one process.
+        may_close: whether this client may end the module.
     """
 
-    def __init__(self, catalog: Catalog, limits: Limits, numbers: Iterator[int]) -> None:
+    def __init__(
+        self, catalog: Catalog, limits: Limits, numbers: Iterator[int], *, may_close: bool = True
+    ) -> None:
+        self._may_close = may_close
         self._catalog = catalog
         self._limits = limits
         self._numbers = numbers
@@ -168,7 +172,7 @@ class Session:
             case Interrupt() as interrupt:
                 return self._interrupt(address, interrupt)
             case Close():
-                return [CloseAck(**named(address), **succeeded(self._dialect)), *self.close(), CloseModule()]
+                return self._close(address)
             case GetProviders() as question:
                 return self._get_providers(address, question)
             case GetModels() as question:
@@ -417,6 +421,12 @@ class Session:
         for number in numbers:
             self._generations[number].interrupted = True
         return [EndGeneration(number) for number in numbers]
+
+    def _close(self, address: Address) -> list[Output]:
+        if not self._may_close:
+            refusal = Failure(Code.AUTHORIZATION, "Only a client on the module's own machine may close it.")
+            return self._refused(Kind.CLOSE, address, refusal)
+        return [CloseAck(**named(address), **succeeded(self._dialect)), *self.close(), CloseModule()]
 
     def close(self) -> list[Output]:
         """The module is closing: open work ends with INTERRUPT, requests from now on with SHUTTING_DOWN."""

@@ -335,8 +335,6 @@ class Worker:
                 self.bindings.progress(frame)
             case wire.Bound():
                 self.bindings.answer(frame)
-            case wire.Log():
-                log.log(frame.level, "worker logs provider=%s text=%r", self.provider.id, frame.text)
             case wire.Hello():
                 _resolve(self._hello, frame)
             case wire.Ready():

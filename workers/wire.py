@@ -39,7 +39,6 @@ __all__ = [
     "Generate",
     "Hello",
     "Init",
-    "Log",
     "Part",
     "Ping",
     "Pong",
@@ -243,20 +242,12 @@ class Pong:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
-    """A line for the supervisor's log; `level` as in the logging module."""
-
-    level: int
-    text: str
-
-
 Down: TypeAlias = "Init | Bind | Unbind | Generate | Part | Cancel | Credit | Ping | Shutdown"
-Up: TypeAlias = "Hello | Ready | Failed | Progress | Bound | Chunk | Alive | Done | Pong | Log"
+Up: TypeAlias = "Hello | Ready | Failed | Progress | Bound | Chunk | Alive | Done | Pong"
 Frame: TypeAlias = "Down | Up"
 
 _DOWN: Final[tuple[type[Any], ...]] = (Init, Bind, Unbind, Generate, Part, Cancel, Credit, Ping, Shutdown)
-_UP: Final[tuple[type[Any], ...]] = (Hello, Ready, Failed, Progress, Bound, Chunk, Alive, Done, Pong, Log)
+_UP: Final[tuple[type[Any], ...]] = (Hello, Ready, Failed, Progress, Bound, Chunk, Alive, Done, Pong)
 _UP_BASE: Final = 64
 """Tags of frames up begin here, so that no number means two things."""
 _TYPES: Final = {"int": int, "str": str, "bytes": bytes, "float": float}
