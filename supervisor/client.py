@@ -97,7 +97,11 @@ class Client:
 
     def message(self, text: bytes) -> None:
         """A message of the client."""
-        self._carry_out(self._session.receive(parse(text)))
+        try:
+            self._carry_out(self._session.receive(parse(text)))
+        except Exception:  # the boundary of one client's message: a bug of ours must not end the connection
+            log.exception("message not handled")
+            self._carry_out(self._session.bug())
 
     def drained(self) -> None:
         """The socket took everything: the streams that wait for credit get it."""

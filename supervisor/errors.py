@@ -19,6 +19,7 @@ from typing import Final
 from workers.codes import Code
 
 __all__ = [
+    "BUG_MESSAGE",
     "ClientError",
     "Failure",
     "ModuleError",

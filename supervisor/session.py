@@ -36,7 +36,7 @@ from supervisor.commands import (
     StartGeneration,
     StartLoad,
 )
-from supervisor.errors import Failure
+from supervisor.errors import BUG_MESSAGE, Failure
 from supervisor.jobs import Job, Limits, make_job, unsupported
 from supervisor.messages import (
     Address,
@@ -161,6 +161,10 @@ class Session:
             gone = Failure(Code.SHUTTING_DOWN, "The module is closing.")
             return self._refused(parsed.kind, address, gone, stream=stream)
         return self._accepted(parsed)
+
+    def bug(self) -> list[Output]:
+        """What a client is told when one of its messages met a bug of ours."""
+        return [ErrorReply(**failed(Failure(Code.UNEXPECTED, BUG_MESSAGE), self._dialect))]
 
     def _accepted(self, parsed: Incoming[Any]) -> list[Output]:
         address = parsed.address
