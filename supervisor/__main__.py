@@ -14,6 +14,7 @@ if sys.version_info < (3, 10):  # noqa: UP036  # this line is for the Pythons th
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  # pathlib comes later
 if not __package__:
     sys.path[0] = CHECKOUT  # was CHECKOUT/supervisor: each module would have two names
+    sys.dont_write_bytecode = sys.pycache_prefix is None  # until HOME is known: the checkout stays as it is
 
 FOREIGN = "supervisor-"
 """How the metadata of an unrelated distribution of our package's name begins; ours is called w_ai_fu_llm."""
@@ -22,7 +23,7 @@ FOREIGN = "supervisor-"
 def main(argv: "list[str]") -> int:
     """Hands over where that is needed, then does what the first word says; returns the exit code."""
     from supervisor.errors import ModuleError  # these two after the path is set
-    from supervisor.spawn import STAY_VARIABLE
+    from supervisor.spawn import PYCACHE, STAY_VARIABLE
 
     if not __package__ and os.environ.pop(STAY_VARIABLE, None) is None:
         try:
@@ -30,6 +31,8 @@ def main(argv: "list[str]") -> int:
         except ModuleError as exc:
             print("supervisor: " + exc.message, file=sys.stderr)
             return 2
+    if sys.pycache_prefix is not None:
+        os.environ[PYCACHE] = sys.pycache_prefix  # our children find what we compiled
     _warn_of_foreign_files()
     return _dispatch(argv)
 
@@ -45,9 +48,12 @@ def _enter_environment(argv: "list[str]") -> None:
     from supervisor.environments import find_any
     from supervisor.errors import SettingsError
     from supervisor.home import find_home, home_flag
-    from supervisor.spawn import hand_over
+    from supervisor.spawn import PYCACHE, hand_over
 
     home = find_home(home_flag(argv), os.environ)
+    if sys.pycache_prefix is None:
+        sys.pycache_prefix = str(home.cache / "pycache")
+        sys.dont_write_bytecode = False
     environment = find_any(home, Path(CHECKOUT, "locks", "supervisor.txt"))
     if environment is None:
         words = [Path(sys.executable).name, '"' + str(Path(CHECKOUT, "install.py")) + '"']
@@ -55,7 +61,8 @@ def _enter_environment(argv: "list[str]") -> None:
             words += ["--home", '"' + str(home.root) + '"']
         raise SettingsError("the module is not installed in %s: run %s" % (home.root, " ".join(words)))  # noqa: UP031
     if not Path(sys.prefix).samefile(environment.directory):
-        hand_over([str(environment.python), os.path.join(CHECKOUT, "supervisor"), *argv], os.environ)  # noqa: PTH118
+        variables = {**os.environ, PYCACHE: str(home.cache / "pycache")}
+        hand_over([str(environment.python), os.path.join(CHECKOUT, "supervisor"), *argv], variables)  # noqa: PTH118
 
 
 def _dispatch(argv: "list[str]") -> int:

@@ -12,10 +12,10 @@ from supervisor.errors import ModuleError, ProvisionError
 from supervisor.flags import install_parser
 from supervisor.home import Home, find_home
 from supervisor.provision import OnProgress, Recipe, provision
-from supervisor.spawn import hand_over
+from supervisor.spawn import PYCACHE, hand_over
 from supervisor.terminal import ProgressLine
 
-__all__ = ["CHECKOUT", "PYCACHE", "SUPERVISOR_IMPORTS", "main", "supervisor_environment", "supervisor_recipe"]
+__all__ = ["CHECKOUT", "SUPERVISOR_IMPORTS", "main", "supervisor_environment", "supervisor_recipe"]
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
 
@@ -25,9 +25,6 @@ SUPERVISOR_IMPORTS: Final = ("websockets", "msgpack", "virtualenv", "psutil", "t
 EXIT_SETTINGS: Final = 2
 EXIT_PROVISION: Final = 4
 EXIT_INTERRUPTED: Final = 130
-
-PYCACHE: Final = "PYTHONPYCACHEPREFIX"
-"""Compiled modules go to HOME, since nothing is written into the checkout."""
 
 
 def main(argv: list[str]) -> int:  # noqa: RET503  # hand_over does not return

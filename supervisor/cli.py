@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from supervisor import environments
-from supervisor.bootstrap import CHECKOUT, EXIT_INTERRUPTED, PYCACHE, fail, supervisor_recipe
+from supervisor.bootstrap import CHECKOUT, EXIT_INTERRUPTED, fail, supervisor_recipe
 from supervisor.catalog import EnvSpec, Provider, load_catalog
 from supervisor.environments import Environment
 from supervisor.errors import ModuleError, ProvisionError, SettingsError
 from supervisor.flags import install_parser, names_of
 from supervisor.home import Home, find_home
-from supervisor.launcher import LAUNCHER_NAME, write_launchers
+from supervisor.launcher import LAUNCHER_NAME, program_argv, write_launchers
 from supervisor.provision import Recipe, provision
 from supervisor.spawn import exclusive_lock, hand_over, running_under
 from supervisor.terminal import ProgressLine, size_text
@@ -88,7 +88,7 @@ class _Commands:
         if self.flags.list:
             self._list()
         argv = write_launchers(self.own, CHECKOUT, self.home)
-        self._start(argv, wanted)
+        self._start(wanted)
         if not (self.flags.list or self.flags.gc or unwanted):
             self._tell(argv, wanted)
         return 0
@@ -198,16 +198,16 @@ class _Commands:
         start = [str(environment.python), str(CHECKOUT / "tests" / "run_all.py")]
         hand_over([*start, "--home", str(self.home.root), *self.flags.test], os.environ)
 
-    def _start(self, argv: list[str], wanted: list[Provider]) -> None:
+    def _start(self, wanted: list[Provider]) -> None:
         """Hands over to what --run or --chat ask for; returns if neither is there."""
-        environ = {**os.environ, PYCACHE: str(self.home.cache / "pycache")}
+        program = program_argv(self.own, CHECKOUT, self.home)
         home = ["--home", str(self.home.root)]
         if self.flags.run is not None:
             sys.stdout = sys.stderr  # its ready line is the first thing on stdout
-            hand_over([*argv[:2], str(self.flags.run), *home], environ)
+            hand_over([*program, str(self.flags.run), *home], os.environ)
         if self.flags.chat:
             provider = ["--provider", wanted[0].id] if wanted else []
-            hand_over([*argv[:2], "chat", *home, *provider], environ)
+            hand_over([*program, "chat", *home, *provider], os.environ)
 
     def _tell(self, argv: list[str], wanted: list[Provider]) -> None:
         """What an application spawns, and what to do next."""

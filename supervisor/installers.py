@@ -24,6 +24,8 @@ __all__ = [
     "Installer",
     "Pip",
     "Uv",
+    "builder_environment",
+    "clean_environment",
     "find_installers",
     "find_pip",
     "find_uv",
@@ -60,6 +62,9 @@ _UV: Final = _NETWORK | frozenset(
     "UV_HTTP_RETRIES UV_INSECURE_HOST UV_KEYRING_PROVIDER UV_OFFLINE UV_LINK_MODE UV_SYSTEM_CERTS "
     "UV_NATIVE_TLS".split()
 )
+_UV_PREFIXES: Final = ("UV_INDEX_",)
+"""UV_INDEX_NAME_USERNAME and UV_INDEX_NAME_PASSWORD."""
+
 _PIP: Final = _NETWORK | frozenset(
     "PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_NO_INDEX PIP_CERT PIP_CLIENT_CERT "  # noqa: SIM905  # a table
     "PIP_TRUSTED_HOST PIP_PROXY PIP_CONFIG_FILE PIP_CACHE_DIR PIP_NO_CACHE_DIR PIP_TIMEOUT "
@@ -119,7 +124,7 @@ class Uv(Installer):
         }
         if "UV_NATIVE_TLS" not in environ:
             ours["UV_SYSTEM_CERTS"] = "1"
-        return {**ours, **only_if_asked_for(environ, _UV, ("UV_INDEX_",))}
+        return {**ours, **only_if_asked_for(environ, _UV, _UV_PREFIXES)}
 
     def package_in(self, line: str) -> str | None:
         """uv names packages only at its end: ` + name==version`."""
@@ -192,16 +197,14 @@ def find_installers(choice: str) -> list[Installer]:
 
 
 def find_uv() -> str | None:
-    """uv's program: of the package in this environment, else on PATH."""
-    if importlib.util.find_spec("uv") is not None:
-        import uv  # type: ignore[import-not-found,unused-ignore]  # an optional package
-
-        try:
-            return str(uv.find_uv_bin())
-        except FileNotFoundError:  # the module without its program
-            pass
-    program = shutil.which("uv")
-    return str(Path(program).resolve()) if program else None
+    """uv's program: of this environment, of this user's own packages, or on PATH. No module is imported for
+    it: one of that name may lie anywhere."""
+    user = sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user"))
+    for directories in (sysconfig.get_path("scripts"), user, None):  # None: PATH
+        program = shutil.which("uv", path=directories)
+        if program is not None:
+            return str(Path(program).absolute())  # not resolved: a version manager's shim goes by its name
+    return None
 
 
 def find_pip() -> Path | None:
@@ -280,3 +283,8 @@ def redacted(text: str) -> str:
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """What a Python of ours may see while an environment is made and tested."""
     return only_if_asked_for(environ, frozenset(), ())
+
+
+def builder_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a process that calls the installers may see: what all of them may, and never a provider's key."""
+    return only_if_asked_for(environ, _UV | _PIP, _UV_PREFIXES)

@@ -20,6 +20,7 @@ from supervisor.version import VERSION
 __all__ = [
     "LAUNCHER_NAME",
     "batch_launcher",
+    "program_argv",
     "shell_launcher",
     "spawn_argv",
     "write_launchers",
@@ -30,9 +31,15 @@ LAUNCHER_NAME: Final = "w-ai-fu-llm"
 EXECUTABLE: Final = 0o755
 
 
+def program_argv(environment: Environment, checkout: Path, home: Home) -> list[str]:
+    """How our package starts, without arguments; what Python compiles goes to HOME, not into the checkout."""
+    options = ["-X", f"pycache_prefix={home.cache / 'pycache'}"]
+    return [str(environment.python), *options, str(checkout / "supervisor")]
+
+
 def spawn_argv(environment: Environment, checkout: Path, home: Home) -> list[str]:
     """The argv that starts the module from anywhere; it names HOME where the default would miss it."""
-    argv = [str(environment.python), str(checkout / "supervisor")]
+    argv = program_argv(environment, checkout, home)
     return argv if _is_default(home) else [*argv, "--home", str(home.root)]
 
 
@@ -58,11 +65,13 @@ def batch_launcher(argv: Sequence[str]) -> dict[str, str]:
 
     A .cmd is read in the console's code page, so it stays ASCII: the interpreter,
     HOME/envs/KEY/Scripts/python.exe, is named from HOME/bin, and the other paths stand in a Python file."""
+    _, _, prefix, *words = argv
     _, _, key, scripts, python = argv[0].replace("\\", "/").rsplit("/", 4)
     batch = f'@"%~dp0..\\envs\\{key}\\{scripts}\\{python}" "%~dp0{LAUNCHER_NAME}.py" %*\r\n'
     script = (
         "import runpy\nimport sys\n\n"
-        f"sys.argv[:] = {list(argv[1:])!r} + sys.argv[1:]\n"
+        f"sys.pycache_prefix = {prefix.partition('=')[2]!r}\n"
+        f"sys.argv[:] = {words!r} + sys.argv[1:]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     return {f"{LAUNCHER_NAME}.cmd": batch, f"{LAUNCHER_NAME}.py": script}

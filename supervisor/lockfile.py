@@ -87,7 +87,10 @@ def python_fits(specifiers: str, version: str) -> bool:
         ValueError: the bounds are of a kind not known here.
     """
     values = {"python_full_version": version}
-    parts = [re.sub(r"\A\s*([<>=!]+)\s*(.*?)\s*\Z", r"python_full_version \1 '\2'", part) for part in specifiers.split(",")]
+    parts = [
+        re.sub(r"\A\s*([<>=!]+)\s*(.*?)\s*\Z", r"python_full_version \1 '\2'", part)
+        for part in specifiers.split(",")
+    ]
     return all(applies(part, values) for part in parts)
 
 

@@ -165,7 +165,7 @@ class _Report:
         self._on_progress = on_progress
         self._started = time.monotonic()
         self._last = Progress(Phase.WAIT, "", 0, 0, 0)
-        self._waited_s = 0
+        self._waited_s = -1
 
     @property
     def elapsed_s(self) -> float:
@@ -185,7 +185,7 @@ class _Report:
 
     def waiting(self, waited_s: float) -> None:
         """Tells of the wait for another process, at once and then every second."""
-        if waited_s == 0 or int(waited_s) > self._waited_s:
+        if int(waited_s) > self._waited_s:
             self._waited_s = int(waited_s)
             self.say(Phase.WAIT, f"another process is making {self.name}")
 
@@ -269,7 +269,10 @@ class _Build:
 
     def _verify(self, total: int) -> dict[str, str]:
         self.report.say(Phase.VERIFY, "importing " + ", ".join(self.recipe.imports), total, total)
-        argv = [str(self.python), "-I", "-X", "utf8", "-c", VERIFY, *self.recipe.imports]
+        argv = [str(self.python), "-I", "-X", "utf8"]
+        if self.recipe.bootstrap:  # compiles for the first start, which looks for it there
+            argv += ["-X", f"pycache_prefix={self.home.cache / 'pycache'}"]
+        argv += ["-c", VERIFY, *self.recipe.imports]
         output = self._step(argv, clean_environment(os.environ), VERIFY_TIMEOUT_S)
         facts = next((line for line in reversed(output) if line.startswith("verified ")), None)
         if facts is None:

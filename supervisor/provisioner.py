@@ -14,15 +14,16 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
 from supervisor.environments import Environment, find
 from supervisor.errors import ModuleError, ProvisionError
 from supervisor.home import Home, find_home
+from supervisor.installers import builder_environment
 from supervisor.provision import Progress, Recipe, provision
-from supervisor.spawn import STAY_VARIABLE
+from supervisor.spawn import PYCACHE, STAY_VARIABLE
 
 __all__ = ["main", "provision_child"]
 
@@ -62,7 +63,7 @@ async def provision_child(
         argv += ["--wheelhouse", str(wheelhouse)]
     child = await asyncio.create_subprocess_exec(
         *argv,
-        env={**os.environ, STAY_VARIABLE: "1"},
+        env=_child_environment(os.environ),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=LINE_BYTES,
@@ -71,6 +72,12 @@ async def provision_child(
         return await _result(child, env_name, on_progress)
     finally:
         await asyncio.shield(_end(child))
+
+
+def _child_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What installers need of ours: no provider's key reaches them or the packages that they import."""
+    compiled = {PYCACHE: environ[PYCACHE]} if PYCACHE in environ else {}
+    return {**builder_environment(environ), **compiled, STAY_VARIABLE: "1"}
 
 
 async def _result(
