@@ -72,6 +72,8 @@ class _Commands:
 
     def run(self) -> int:
         """Everything that the flags ask for."""
+        if self.flags.run is not None:
+            sys.stdout = sys.stderr  # the ready line is to be the first thing on stdout
         wanted = self._resolve(names_of(self.flags.llm))
         unwanted = self._resolve(names_of(self.flags.remove))
         if self.flags.test is not None:
@@ -203,7 +205,6 @@ class _Commands:
         program = program_argv(self.own, CHECKOUT, self.home)
         home = ["--home", str(self.home.root)]
         if self.flags.run is not None:
-            sys.stdout = sys.stderr  # its ready line is the first thing on stdout
             hand_over([*program, str(self.flags.run), *home], os.environ)
         if self.flags.chat:
             provider = ["--provider", wanted[0].id] if wanted else []

@@ -1,0 +1,376 @@
+"""A chat in the terminal: starts the module for itself, loads one provider, and talks over its WebSocket.
+
+`install.py --chat` ends here. What is typed and shown is this file's; the words come from the same protocol
+that every application speaks. From a pipe instead of a terminal each line is a message, and its reply is
+printed, without prompts.
+
+Exit codes: 0 the conversation is over; 1 the module went away; 2 bad arguments or settings; 4 the provider
+cannot be loaded; 130 interrupted before there was a prompt. A module that does not start lends its own code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import io
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, Final, TextIO
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.sync.client import ClientConnection, connect
+
+from supervisor import spawn
+from supervisor.config import load_settings
+from supervisor.errors import SettingsError
+from workers.codes import Code
+
+with contextlib.suppress(
+    ImportError
+):  # Windows has none; where it is, input() edits lines and remembers them
+    import readline  # noqa: F401
+
+__all__ = ["main"]
+
+CHECKOUT: Final = Path(__file__).resolve().parent.parent
+EXIT_GONE: Final = 1
+EXIT_SETTINGS: Final = 2
+EXIT_NOT_LOADED: Final = 4
+EXIT_INTERRUPTED: Final = 130
+
+READY_S: Final = 30.0
+"""From start to the ready line; a second is usual, a cold disk behind an antivirus takes many."""
+STOP_S: Final = 8.0
+"""For the module to end by itself: a little more than it allows its workers."""
+CONNECT_S: Final = 10.0
+GOODBYE_S: Final = 1.0
+POLL_S: Final = 0.05
+"""Between two looks for Ctrl-C: on Windows a wait for a message cannot be broken off by one."""
+COMPLAINTS_KEPT: Final = 5
+HISTORY_MAX_CHARS: Final = 100_000
+"""Of the conversation; the oldest part is forgotten, long before a frame is too large for the module."""
+OUTPUT_TOKENS: Final = 1_000
+"""A person reads along, and can interrupt; the protocol's 200 are meant for a voice."""
+
+PROMPT: Final = "you> "
+CONTROL_CHARACTERS: Final = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (9, 10)}
+"""What a reply may not do to a terminal: clear it, rename it, paste into it."""
+
+
+class _ChatError(Exception):
+    """The chat cannot go on; the text is one sentence for a person."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def main(argv: Sequence[str]) -> int:
+    """Talks until the input ends or somebody leaves; returns the exit code."""
+    _forgive()
+    flags = _parser().parse_args(argv)
+    try:
+        settings = load_settings(["--home", flags.home] if flags.home else [], os.environ, CHECKOUT)
+        with contextlib.ExitStack() as stack:
+            url = flags.url or stack.enter_context(_module(settings.home.root))
+            connection = stack.enter_context(_connected(url, settings.access.token))
+            chat = _Chat(connection, flags.provider, flags.model)
+            chat.load()
+            chat.talk()
+    except SettingsError as exc:
+        return _complain(exc.message, EXIT_SETTINGS)
+    except _ChatError as exc:
+        return _complain(str(exc), exc.exit_code)
+    except ConnectionClosed:
+        return _complain("the module closed the connection; its log says why", EXIT_GONE)
+    except BrokenPipeError:  # whoever read our output left; Python must not try to flush what remains
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_GONE
+    except KeyboardInterrupt:
+        return _complain("interrupted", EXIT_INTERRUPTED)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="supervisor chat", description="Talk to a provider in this terminal.", allow_abbrev=False
+    )
+    parser.add_argument("--home", metavar="DIR", help="where environments, logs and settings live")
+    parser.add_argument("--provider", default="demo", metavar="NAME", help="whom to talk to (default demo)")
+    parser.add_argument("--model", metavar="ID", help="one of its models (default: the provider's own)")
+    parser.add_argument(
+        "--url", metavar="ws://…", help="a module that runs already, instead of one for itself"
+    )
+    return parser
+
+
+# ---------------------------------------------------------------- the module
+
+
+@contextlib.contextmanager
+def _module(home: Path) -> Iterator[str]:
+    """A module of our own, on a free port, for the body; yields its URL.
+
+    Ctrl-C does not reach it, and it does not outlive us: it ends when its stdin does, which is our pipe.
+    """
+    argv = [sys.executable, str(CHECKOUT / "supervisor"), "0", "--host", "127.0.0.1", "--home", str(home)]
+    options = spawn.worker_options({**os.environ, spawn.STAY_VARIABLE: "1"})
+    with subprocess.Popen([*argv, "--exit-on-stdin-eof"], **options) as process:
+        group = spawn.Group(process)
+        try:
+            yield f"ws://127.0.0.1:{_ready_port(process)}"
+        finally:
+            _stop(process, group)
+
+
+def _ready_port(process: subprocess.Popen[bytes]) -> int:
+    """The port in the ready line. Both pipes are read to their end, so that the module never waits for us."""
+    lines: queue.Queue[bytes] = queue.Queue()
+    complaints: collections.deque[str] = collections.deque(maxlen=COMPLAINTS_KEPT)
+    said = _drained(process.stderr, lambda line: complaints.append(line.decode("utf-8", "replace")))
+    _drained(process.stdout, lines.put)
+    try:
+        line = lines.get(timeout=READY_S)
+    except queue.Empty:
+        raise _ChatError(f"the module was not ready after {READY_S:.0f} s", EXIT_GONE) from None
+    if line:
+        return int(json.loads(line)["port"])
+    said.join(timeout=STOP_S)
+    code = process.wait(timeout=STOP_S)
+    sys.stderr.writelines(complaints)
+    raise _ChatError(f"the module did not start ({spawn.exit_words(code)})", code if code > 0 else EXIT_GONE)
+
+
+def _drained(stream: IO[bytes] | None, take: Callable[[bytes], object]) -> threading.Thread:
+    """A thread that takes every line of a pipe, and an empty one at its end."""
+
+    def drain() -> None:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: closed under us, the chat is over
+            for line in stream or ():
+                take(line)
+        take(b"")
+
+    thread = threading.Thread(target=drain, daemon=True)
+    thread.start()
+    return thread
+
+
+def _stop(process: subprocess.Popen[bytes], group: spawn.Group) -> None:
+    with contextlib.suppress(OSError):
+        process.stdin.close()  # type: ignore[union-attr]  # it is a pipe
+    try:
+        process.wait(timeout=STOP_S)
+    except subprocess.TimeoutExpired:
+        group.kill()
+
+
+def _connected(url: str, token: str | None) -> ClientConnection:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    try:
+        return connect(
+            url,
+            additional_headers=headers,
+            compression=None,
+            max_size=None,  # a reply is as long as it is
+            open_timeout=CONNECT_S,
+            close_timeout=GOODBYE_S,
+            proxy=None,  # the module is on this machine, whatever the proxy variables say
+        )
+    except InvalidURI as exc:
+        raise _ChatError(f"{url} is not a WebSocket URL, such as ws://127.0.0.1:7562", EXIT_SETTINGS) from exc
+    except InvalidHandshake as exc:
+        raise _ChatError(f"{url} does not let us in: {exc}", EXIT_GONE) from exc
+    except OSError as exc:
+        raise _ChatError(f"{url} cannot be reached: {exc.strerror or type(exc).__name__}", EXIT_GONE) from exc
+
+
+# ---------------------------------------------------------------- the conversation
+
+
+class _Chat:
+    """One conversation over one connection."""
+
+    def __init__(self, connection: ClientConnection, provider: str, model: str | None) -> None:
+        self._connection = connection
+        self._provider = provider
+        self._model = model
+        self._history: list[dict[str, str]] = []
+        self._interactive = sys.stdin.isatty() and sys.stdout.isatty()
+        self._requests = 0
+
+    def load(self) -> None:
+        """Loads the provider, showing how far it is.
+
+        Raises:
+            _ChatError: it cannot be loaded.
+        """
+        self._send("load", provider=self._provider, preload_model_id=self._model, progress=True)
+        status = _StatusLine(sys.stderr)
+        done = self._receive()
+        while done is None or done["type"] not in ("load_done", "error"):
+            if done is not None and done["type"] == "load_progress":
+                status.show(f"{self._provider}: {done['message'] or done['phase']}")
+            done = self._receive()
+        status.end()
+        if done["is_error"]:
+            raise _ChatError(done["message"], EXIT_NOT_LOADED)
+        for warning in done.get("warnings", ()):
+            _note(warning["message"])
+        if self._interactive:
+            print(f"{self._provider} is ready; Ctrl-C interrupts a reply, at the prompt it leaves")
+
+    def talk(self) -> None:
+        """Answers what is typed, or each line of a pipe, until the input ends or somebody leaves.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, where there is no terminal to go back to.
+        """
+        try:
+            for line in self._typed() if self._interactive else sys.stdin:
+                if line.strip():
+                    self._answer(line.strip())
+        except KeyboardInterrupt:
+            if not self._interactive:
+                raise
+            print()
+
+    def _typed(self) -> Iterator[str]:
+        while True:
+            try:
+                yield input(PROMPT)
+            except EOFError:
+                print()
+                return
+
+    def _answer(self, text: str) -> None:
+        """One message and its reply.
+
+        Raises:
+            KeyboardInterrupt: a second Ctrl-C.
+        """
+        self._history.append({"role": "user", "content": text})
+        params = {"model_id": self._model, "max_output_length": OUTPUT_TOKENS}
+        self._send("generate", messages=self._history, params=params, stream=True)
+        if self._interactive:
+            print(f"{self._provider}> ", end="", flush=True)
+        pieces: list[str] = []
+        with _held_interrupts(self._interactive) as presses:
+            done = self._stream(pieces, presses)
+        self._remember("".join(pieces))
+        interrupted = done.get("error_code") == Code.INTERRUPT
+        print(" [interrupted]" if interrupted else "")
+        if done["is_error"] and not interrupted:
+            _note(done["message"])
+        for warning in done.get("warnings", ()):
+            _note(warning["message"])
+
+    def _stream(self, pieces: list[str], presses: Sequence[int]) -> dict[str, Any]:
+        """Shows a reply as it comes; returns its terminal message."""
+        asked_to_end = False
+        while True:
+            reply = self._receive()
+            if len(presses) > 1:
+                raise KeyboardInterrupt
+            if presses and not asked_to_end:
+                asked_to_end = True
+                self._send("interrupt")
+            if reply is None:
+                continue
+            if reply["type"] in ("generate_stream_done", "error"):
+                return reply
+            if reply["type"] == "generate_stream_chunk":
+                pieces.append(reply["chunk"])
+                print(reply["chunk"].translate(CONTROL_CHARACTERS), end="", flush=True)
+
+    def _remember(self, reply: str) -> None:
+        """A message without any reply leaves no trace: two of the user's in a row confuse some models."""
+        if reply:
+            self._history.append({"role": "assistant", "content": reply})
+        else:
+            self._history.pop()
+        while sum(len(message["content"]) for message in self._history) > HISTORY_MAX_CHARS:
+            del self._history[:2]
+
+    def _send(self, kind: str, **fields: Any) -> None:
+        self._requests += 1
+        request = {"type": kind, "unique_request_id": f"chat-{self._requests}", **fields}
+        self._connection.send(json.dumps(request))
+
+    def _receive(self) -> dict[str, Any] | None:
+        """The next message, or None when none came for a moment."""
+        try:
+            message: dict[str, Any] = json.loads(self._connection.recv(timeout=POLL_S))
+        except TimeoutError:
+            return None
+        return message
+
+
+# ---------------------------------------------------------------- the terminal
+
+
+@contextlib.contextmanager
+def _held_interrupts(held: bool) -> Iterator[list[int]]:
+    """Ctrl-C in the body is counted instead of raised, so that it cannot tear a message apart."""
+    presses: list[int] = []
+    if not held:
+        yield presses
+        return
+    before = signal.signal(signal.SIGINT, lambda number, _: presses.append(number))
+    try:
+        yield presses
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _StatusLine:
+    """What a load does: one line that is written over in a terminal, a line per step elsewhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._rewrites = stream.isatty()
+        self._shown = ""
+
+    def show(self, text: str) -> None:
+        """Shows it, if it is news."""
+        if text == self._shown:
+            return
+        if self._rewrites:
+            width = shutil.get_terminal_size().columns - 1
+            self._stream.write("\r" + text[:width].ljust(width))
+        else:
+            self._stream.write(text + "\n")
+        self._stream.flush()
+        self._shown = text
+
+    def end(self) -> None:
+        """Clears the line that is written over."""
+        if self._shown and self._rewrites:
+            self._stream.write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
+            self._stream.flush()
+
+
+def _forgive() -> None:
+    """A letter that a stream cannot hold must not end the conversation; a pipe speaks UTF-8 everywhere."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace", encoding=None if stream.isatty() else "utf-8")
+
+
+def _note(text: str) -> None:
+    sys.stderr.write(f"[{text}]\n")
+    sys.stderr.flush()
+
+
+def _complain(text: str, exit_code: int) -> int:
+    sys.stderr.write(f"chat: {text}\n")
+    sys.stderr.flush()
+    return exit_code
