@@ -82,7 +82,7 @@ def _dispatch(argv: "list[str]") -> int:
         return provisioner.main(argv[1:])
     from supervisor import app
 
-    return app.main(argv)
+    os._exit(app.main(argv))  # the interpreter's own end waits for pipes that nobody reads
 
 
 def _warn_of_foreign_files() -> None:

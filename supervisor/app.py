@@ -271,8 +271,8 @@ def _not_bound(exc: OSError, settings: Settings) -> int:
     if exc.errno == errno.EADDRINUSE or getattr(exc, "winerror", None) == 10048:
         _say(f"port {settings.port} is taken, maybe by another copy of this module: choose another one")
         return EXIT_PORT_TAKEN
-    if exc.errno in (errno.EADDRNOTAVAIL, errno.EACCES):
-        _say(f"{settings.hosts[0]} port {settings.port} cannot be bound: {exc.strerror}")
+    if exc.errno in (errno.EADDRNOTAVAIL, errno.EACCES, None):  # None: asyncio's own words, in newer Pythons
+        _say(f"{settings.hosts[0]} port {settings.port} cannot be bound: {exc.strerror or exc}")
         return EXIT_PORT_TAKEN
     log.error("module failed", exc_info=exc)
     _say(f"something went wrong: {exc.strerror or type(exc).__name__}")

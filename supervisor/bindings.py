@@ -111,8 +111,12 @@ class Bindings:
             pending.progressed.clear()
             moved = asyncio.ensure_future(pending.progressed.wait())
             either: set[asyncio.Future[Any]] = {pending.done, moved}
-            done, _ = await asyncio.wait(either, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            moved.cancel()
+            try:
+                done, _ = await asyncio.wait(
+                    either, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                moved.cancel()
             if pending.done in done:
                 return pending.done.result()
             if not done:

@@ -259,6 +259,9 @@ def _settings_file(path: Path) -> dict[str, Any]:
 _DOTENV_LINE: Final = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*\Z")
 
 
+_QUOTED: Final = re.compile(r"(['\"])(.*?)\1(?:\s+#.*)?\Z")
+
+
 def _dotenv(path: Path) -> dict[str, str]:
     """`NAME=value` lines; quotes around a value, `export` and comments are allowed, nothing is expanded."""
     try:
@@ -276,6 +279,5 @@ def _dotenv(path: Path) -> dict[str, str]:
 
 
 def _unquoted(value: str) -> str:
-    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1]
-    return re.sub(r"\s+#.*\Z", "", value)
+    quoted = _QUOTED.match(value)
+    return quoted[2] if quoted is not None else re.sub(r"(\A|\s+)#.*\Z", "", value)

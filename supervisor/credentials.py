@@ -66,7 +66,9 @@ def _base_url(provider: Provider, load: Load, settings: Settings, before: Bindin
 
 def _allowed(url: str, settings: Settings) -> str:
     try:
-        parts = urlsplit(url[:URL_MAX_CHARS])
+        if len(url) > URL_MAX_CHARS or not url.isprintable() or " " in url:
+            raise ValueError  # urlsplit drops line breaks and tabs, so it would check another URL
+        parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
         host, parts = None, urlsplit("")

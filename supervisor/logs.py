@@ -7,6 +7,7 @@ learns is registered here, and whatever is written, or shown to a client from a 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import logging.handlers
@@ -40,7 +41,7 @@ def register_secret(value: str | None) -> None:
 
 def scrub(text: str) -> str:
     """`text` without any registered secret and without what looks like a key, on one line, bounded."""
-    for secret in _secrets:
+    for secret in sorted(_secrets, key=len, reverse=True):  # one may begin with another
         text = text.replace(secret, MASK)
     text = _KEY_LIKE.sub(MASK, text)
     if len(text) > LINE_MAX_CHARS:
@@ -101,7 +102,8 @@ class LogFiles:
     def stop(self) -> None:
         """Ends the log's thread. A reader that blocks it is not waited for: the thread is a daemon."""
         thread = self._listener._thread
-        self._listener.enqueue_sentinel()
+        with contextlib.suppress(queue.Full):  # nobody reads stderr: the thread would not come to it
+            self._listener.enqueue_sentinel()
         if thread is not None:
             thread.join(timeout=STOP_S)
 

@@ -278,14 +278,21 @@ class Pool:
         )
         await asyncio.sleep(pause_s)
         try:
-            await self._running(slot)
-            slot.restarts += 1
-            for binding in list(slot.bindings):
-                await self._bound(slot, binding)
+            worker = await self._running(slot)
         except ModuleError as exc:
             slot.last_error = exc.message
             slot.down = True
             log.error("worker not restarted provider=%s reason=%r", slot.provider.id, exc.message)
+            return
+        slot.restarts += 1
+        for binding in list(slot.bindings):
+            if slot.worker is not worker:
+                return  # it died again, and the restart after that death gives them anew
+            try:
+                await self._bound(slot, binding)
+            except ModuleError as exc:  # it is asked for again by its client's next generation
+                slot.last_error = exc.message
+                log.warning("binding not given anew provider=%s reason=%r", slot.provider.id, exc.message)
 
     def _down_words(self, slot: _Slot) -> str:
         return (
@@ -303,6 +310,9 @@ class Pool:
         tasks: list[asyncio.Future[Any]] = []
         for slot in self._slots.values():
             waiting = [task for _, task in slot.waiting.values()]
+            for number, (sink, _) in list(slot.waiting.items()):
+                sink.ended(number, Outcome(Failure(Code.INTERRUPT, "The module is closing.")))
+            slot.waiting.clear()
             for task in (slot.starting, slot.restarting, *waiting, *slot.binding_now.values()):
                 if task is not None and not task.done():
                     task.cancel()

@@ -114,27 +114,7 @@ def _download(target: Path, lock: Path, platform: str | None, python: str, scrat
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         chosen = Path(folder, lock.name)
         chosen.write_text("".join(map(_line, pins)), encoding="utf-8")
-        argv = [
-            sys.executable,
-            "-I",
-            str(program),
-            "download",
-            "--require-hashes",
-            "--no-deps",
-            "-r",
-            str(chosen),
-        ]
-        argv += [
-            "--only-binary",
-            ":all:",
-            "--no-input",
-            "--disable-pip-version-check",
-            "--progress-bar",
-            "off",
-        ]
-        argv += ["--python-version", python, "--implementation", "cp", "--dest", str(target)]
-        for tag in tags:
-            argv += ["--platform", tag]
+        argv = _pip_download(program, chosen, target, python, tags)
         output: list[str] = []
         code = run_child(
             argv,
@@ -146,6 +126,16 @@ def _download(target: Path, lock: Path, platform: str | None, python: str, scrat
     if code != 0:
         where = f"{platform or 'this platform'}, Python {python}"
         raise ProvisionError(f"the files of {lock.name} for {where} cannot be fetched: {reason_of(output)}")
+
+
+def _pip_download(program: Path, chosen: Path, target: Path, python: str, tags: tuple[str, ...]) -> list[str]:
+    words = [sys.executable, "-I", str(program), "download", "--require-hashes", "--no-deps"]
+    words += ["-r", str(chosen), "--only-binary", ":all:", "--no-input", "--disable-pip-version-check"]
+    words += ["--progress-bar", "off", "--python-version", python, "--implementation", "cp"]
+    words += ["--dest", str(target)]
+    for tag in tags:
+        words += ["--platform", tag]
+    return words
 
 
 def _line(pin: Pin) -> str:

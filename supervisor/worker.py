@@ -276,6 +276,7 @@ class Worker:
         if expected:
             return Death(Code.INTERRUPT, f"The worker of {name} was stopped.", returncode)
         how = self._fault or spawn.exit_words(returncode)
+        self._stderr_data(b"\n")  # what it said last may have no end of line
         last = f" Its last words: {scrub(self._stderr[-1])}" if self._stderr else ""
         return Death(Code.WORKER_CRASHED, f"The worker of {name} died: {how}.{last}", returncode)
 

@@ -1,0 +1,227 @@
+"""Which key and which base URL a load uses, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supervisor.bindings import Binding
+from supervisor.catalog import Provider
+from supervisor.config import Settings, load_settings
+from supervisor.credentials import binding_for
+from supervisor.errors import ClientError
+from supervisor.messages import Load
+from tests.supervisor.fakes import make_settings
+from workers.codes import Code
+
+GROQ = Provider(
+    "groq",
+    "Groq",
+    "api",
+    "openai_chat",
+    "http",
+    base_url="https://api.groq.example/v1",
+    key=("GROQ_API_KEY", "GROQ_KEY"),
+    key_required=True,
+)
+LOCAL = Provider("llama-server", "llama-server", "local-server", "openai_chat", "http")
+
+
+def bind(
+    settings: Settings, provider: Provider = GROQ, before: Binding | None = None, **load: Any
+) -> Binding:
+    """The binding of a load with those fields."""
+    return binding_for(provider, Load(**load), settings, number=9, before=before)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return make_settings(tmp_path, variables={"GROQ_API_KEY": "of-the-operator"})
+
+
+# ---- keys
+
+
+def test_the_messages_key_wins(settings: Settings) -> None:
+    binding = bind(settings, before=Binding(3, "earlier"), api_key="of-the-message")
+    assert (binding.id, binding.key) == (3, "of-the-message")
+
+
+def test_what_this_connection_brought_earlier_wins_over_the_operators(settings: Settings) -> None:
+    assert bind(settings, before=Binding(3, "earlier")).key == "earlier"
+
+
+def test_without_either_the_operators_key_is_used(settings: Settings) -> None:
+    binding = bind(settings)
+    assert (binding.id, binding.key) == (9, "of-the-operator")
+
+
+@pytest.mark.parametrize("api_key", [None, ""], ids=["null", "empty"])
+def test_a_key_of_nothing_is_no_key(settings: Settings, api_key: str | None) -> None:
+    assert bind(settings, api_key=api_key).key == "of-the-operator"
+
+
+def test_the_operators_sources_are_asked_in_order(tmp_path: Path) -> None:
+    home, checkout = tmp_path / "home", tmp_path / "checkout"
+    home.mkdir()
+    checkout.mkdir()
+    environ = {"WAIFU_LLM_HOME": str(home)}
+
+    def key(**more: str) -> str | None:
+        return bind(load_settings([], {**environ, **more}, checkout)).key
+
+    (checkout / ".env").write_text("GROQ_API_KEY=of-the-checkout\n", encoding="utf-8")
+    assert key() == "of-the-checkout"
+    (home / ".env").write_text("GROQ_API_KEY=of-home\n", encoding="utf-8")
+    assert key() == "of-home"
+    assert key(GROQ_API_KEY="of-the-environment") == "of-the-environment"
+
+
+def test_of_two_variables_the_better_one_wins_wherever_it_stands(tmp_path: Path) -> None:
+    both = make_settings(tmp_path, variables={"GROQ_KEY": "second", "GROQ_API_KEY": "first"})
+    assert bind(both).key == "first"
+    assert bind(make_settings(tmp_path, variables={"GROQ_KEY": "second"})).key == "second"
+
+
+def test_a_missing_key_names_the_variables_and_the_files_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(ClientError) as caught:
+        bind(make_settings(tmp_path))
+    assert caught.value.code is Code.AUTHORIZATION
+    for words in (
+        "Groq",
+        "GROQ_API_KEY or GROQ_KEY",
+        str(Path("home", ".env")),
+        str(Path("checkout", ".env")),
+    ):
+        assert words in caught.value.message
+
+
+def test_a_provider_that_needs_no_key_gets_none(tmp_path: Path) -> None:
+    binding = bind(make_settings(tmp_path), LOCAL, base_url="http://127.0.0.1:8080")
+    assert binding.key is None
+
+
+# ---- options
+
+
+def test_options_stay_until_new_ones_are_given(settings: Settings) -> None:
+    before = Binding(3, "k", None, {"region": "eu"})
+    assert bind(settings, before=before).options == {"region": "eu"}
+    assert bind(settings, before=before, options={}).options == {}
+    assert bind(settings).options == {}
+
+
+# ---- base URLs
+
+ALLOWED = [
+    "http://127.0.0.1:8080/v1",
+    "https://localhost/v1",
+    "http://LOCALHOST:1",
+    "http://[::1]:8080/v1/",
+    "https://box.lan:8443/v1",
+]
+
+
+@pytest.mark.parametrize("url", ALLOWED)
+def test_loopback_and_listed_hosts_are_allowed(tmp_path: Path, url: str) -> None:
+    settings = make_settings(tmp_path, base_url_hosts=("box.lan",))
+    assert bind(settings, LOCAL, base_url=url).base_url == url
+
+
+FOREIGN = [
+    "http://169.254.169.254/latest",
+    "http://evil.example/v1",
+    "http://127.0.0.1.evil.example/",
+    "http://localhost.evil.example/",
+    "http://box.lan.evil.example",
+    "http://notbox.lan",
+    "http://[::ffff:127.0.0.1]/",
+    "http://2130706433/",
+    "http://127.1/",
+    "http://0.0.0.0/",
+]
+
+
+@pytest.mark.parametrize("url", FOREIGN)
+def test_another_host_is_refused_and_the_flag_named(tmp_path: Path, url: str) -> None:
+    settings = make_settings(tmp_path, base_url_hosts=("box.lan",))
+    with pytest.raises(ClientError, match="--allow-base-url"):
+        bind(settings, LOCAL, base_url=url)
+
+
+SHAPES = {
+    "a user": "http://user@127.0.0.1/",
+    "a user and a password": "http://u:p@127.0.0.1/",
+    "an empty user": "http://@127.0.0.1/",
+    "a query": "http://127.0.0.1/?key=x",
+    "a file": "file:///etc/passwd",
+    "ftp": "ftp://127.0.0.1/",
+    "a socket": "ws://127.0.0.1/",
+    "no scheme": "127.0.0.1:8080",
+    "no host": "http:///v1",
+    "a port of words": "http://127.0.0.1:http/",
+    "a port too high": "http://127.0.0.1:99999/",
+    "a broken bracket": "http://[::1",
+}
+
+
+@pytest.mark.parametrize("url", SHAPES.values(), ids=SHAPES.keys())
+def test_what_is_no_plain_http_url_is_refused(settings: Settings, url: str) -> None:
+    with pytest.raises(ClientError, match="http or https URL") as caught:
+        bind(settings, LOCAL, base_url=url)
+    assert caught.value.code is Code.INVALID_REQUEST
+
+
+CONFUSING = {
+    "a backslash": "http://127.0.0.1\\@evil.example/",
+    "a line break": "http://127.0.0.1/\r\nX: y",
+    "a space": "http://127.0.0.1 .evil.example/",
+}
+
+
+@pytest.mark.parametrize("url", CONFUSING.values(), ids=CONFUSING.keys())
+def test_what_two_programs_could_read_in_two_ways_is_refused(settings: Settings, url: str) -> None:
+    with pytest.raises(ClientError):
+        bind(settings, LOCAL, base_url=url)
+
+
+def test_what_was_checked_is_what_is_used(settings: Settings) -> None:
+    long = "http://127.0.0.1/" + "x" * 2_000 + "?and=a#fragment"
+    with pytest.raises(ClientError):
+        bind(settings, LOCAL, base_url=long)
+
+
+def test_the_clients_url_wins_then_its_earlier_one_then_the_operators(tmp_path: Path) -> None:
+    settings = make_settings(
+        tmp_path, variables={"GROQ_API_KEY": "k"}, base_urls={"groq": "https://op.example"}
+    )
+    before = Binding(3, "k", "http://127.0.0.1:1")
+    assert bind(settings, before=before, base_url="http://127.0.0.1:2").base_url == "http://127.0.0.1:2"
+    assert bind(settings, before=before).base_url == "http://127.0.0.1:1"
+    assert bind(settings).base_url == "https://op.example"
+
+
+def test_the_operators_flag_wins_over_the_variable_over_the_catalogue(tmp_path: Path) -> None:
+    variables = {"GROQ_API_KEY": "k", "GROQ_BASE_URL": "https://variable.example"}
+    flag = {"groq": "https://flag.example"}
+    assert bind(make_settings(tmp_path, variables=variables, base_urls=flag)).base_url == flag["groq"]
+    assert bind(make_settings(tmp_path, variables=variables)).base_url == "https://variable.example"
+    plain = make_settings(tmp_path, variables={"GROQ_API_KEY": "k"})
+    assert bind(plain).base_url == "https://api.groq.example/v1"
+
+
+def test_a_name_with_a_dash_has_a_variable_with_an_underscore(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, variables={"LLAMA_SERVER_BASE_URL": "http://127.0.0.1:3"})
+    assert bind(settings, LOCAL).base_url == "http://127.0.0.1:3"
+
+
+def test_a_provider_without_any_url_says_how_to_give_one(tmp_path: Path) -> None:
+    with pytest.raises(ClientError, match="LLAMA_SERVER_BASE_URL"):
+        bind(make_settings(tmp_path), LOCAL)
+
+
+def test_a_script_needs_no_url(tmp_path: Path) -> None:
+    demo = Provider("demo", "Demo", "script", "scripted", "base")
+    assert bind(make_settings(tmp_path), demo).base_url is None

@@ -1,0 +1,292 @@
+"""What operators read: no keys, one bounded line an event, and never a wait for whoever does not read."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from supervisor import logs
+from supervisor.logs import LogFiles, register_secret, scrub, start_logging
+
+KEY = "canary-0123456789abcdef"
+WAIT_S = 5.0
+log = logging.getLogger("test.logs")
+
+
+@pytest.fixture(autouse=True)
+def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Logging, and the registered secrets, are as before when the test is over."""
+    root = logging.getLogger()
+    handlers, level, raises = root.handlers[:], root.level, logging.raiseExceptions
+    levels = {name: logging.getLogger(name).level for name in ("asyncio", "websockets")}
+    monkeypatch.setattr(logs, "_secrets", set())
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.raiseExceptions = raises
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
+
+
+def close(files: LogFiles) -> None:
+    """Stops the log and gives its file back."""
+    files.stop()
+    for handler in files._listener.handlers:
+        handler.close()
+
+
+def written(
+    monkeypatch: pytest.MonkeyPatch, directory: Path | None, *, level: str = "INFO", json_lines: bool = False
+) -> tuple[io.StringIO, LogFiles]:
+    """A running log, whose stderr is a text in memory."""
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    return stderr, start_logging(directory, level=level, json_lines=json_lines)
+
+
+# ---- secrets
+
+
+@pytest.mark.parametrize("json_lines", [False, True], ids=["console", "json"])
+def test_a_registered_key_is_in_no_line_no_traceback_and_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, json_lines: bool
+) -> None:
+    register_secret(KEY)
+    stderr, files = written(monkeypatch, tmp_path, json_lines=json_lines)
+    log.info("the key is %s", KEY)
+    try:
+        raise RuntimeError(f"a bug that quotes {KEY}")
+    except RuntimeError:
+        log.exception("it failed")
+    close(files)
+    assert files.path is not None
+    for text in (stderr.getvalue(), files.path.read_text(encoding="utf-8")):
+        assert "the key is ***" in text
+        assert "a bug that quotes ***" in text
+        assert "RuntimeError" in text
+        assert KEY not in text
+
+
+def test_a_key_that_json_would_escape_is_masked_before_it_is_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = 'k"\\é-0123456789'
+    register_secret(odd)
+    stderr, files = written(monkeypatch, None, json_lines=True)
+    log.info("the key is %s.", odd)
+    close(files)
+    assert json.loads(stderr.getvalue())["msg"] == "the key is ***."
+
+
+KEY_LIKE = {
+    "openai": "sk-proj-abcDEF0123456789",
+    "groq": "gsk_abcdefghijklmnop0123",
+    "xai": "xai-abcdefghijklmnop0123",
+    "huggingface": "hf_abcdefghijklmnop0123",
+    "a header": "Bearer abcdefghijklmnop0123",
+}
+
+
+@pytest.mark.parametrize("text", KEY_LIKE.values(), ids=KEY_LIKE.keys())
+def test_what_looks_like_a_key_is_masked_though_nobody_registered_it(text: str) -> None:
+    assert scrub(f"refused: {text}, sorry") == "refused: ***, sorry"
+
+
+def test_a_word_too_short_to_be_a_key_is_not_masked() -> None:
+    register_secret("x")
+    register_secret("")
+    register_secret(None)
+    assert scrub("an axe") == "an axe"
+
+
+def test_of_two_secrets_the_longer_is_masked_whole() -> None:
+    for end in range(len(KEY) - 8, len(KEY) + 1):
+        register_secret(KEY[:end])
+    assert scrub(f"<{KEY}>") == "<***>"
+
+
+# ---- lines
+
+
+def test_an_event_is_one_bounded_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr, files = written(monkeypatch, None)
+    log.info("one\ntwo\r\x1b[31mred")
+    log.info("x" * 100_000)
+    close(files)
+    first, second = stderr.getvalue().splitlines()
+    assert first.endswith("one\\ntwo\\r\\x1b[31mred")
+    assert "INFO" in first
+    assert len(second) < logs.LINE_MAX_CHARS + 100
+
+
+def test_a_json_line_is_an_object_with_time_level_and_logger(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr, files = written(monkeypatch, None, json_lines=True)
+    log.warning("schön\n漢字")
+    close(files)
+    (line,) = stderr.getvalue().splitlines()
+    entry = json.loads(line)
+    assert (entry["level"], entry["logger"]) == ("WARNING", "test.logs")
+    assert entry["msg"] == "schön\\n漢字"
+    assert entry["ts"].endswith("Z")
+
+
+def test_the_level_is_kept_and_noisy_libraries_are_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr, files = written(monkeypatch, None, level="WARNING")
+    log.info("hidden")
+    log.warning("shown")
+    logging.getLogger("asyncio").info("noise")
+    close(files)
+    assert "shown" in stderr.getvalue()
+    assert "hidden" not in stderr.getvalue()
+    assert "noise" not in stderr.getvalue()
+
+
+def test_a_record_that_cannot_be_formatted_does_not_stop_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr, files = written(monkeypatch, None)
+    log.info("%d apples", "no number")
+    log.info("next")
+    close(files)
+    assert "next" in stderr.getvalue()
+
+
+# ---- files
+
+
+def test_the_file_rotates_and_old_ones_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "FILE_BYTES", 2_000)
+    monkeypatch.setattr(logs, "FILES_KEPT", 2)
+    _, files = written(monkeypatch, tmp_path / "logs")
+    for index in range(200):
+        log.info("line %d %s", index, "x" * 50)
+    close(files)
+    names = sorted(path.name for path in (tmp_path / "logs").iterdir())
+    assert names == ["supervisor.log", "supervisor.log.1", "supervisor.log.2"]
+    assert files.path == tmp_path / "logs" / "supervisor.log"
+    assert "line 199" in files.path.read_text(encoding="utf-8")
+
+
+def test_a_directory_that_cannot_be_made_leaves_stderr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a file").write_text("", encoding="utf-8")
+    stderr, files = written(monkeypatch, tmp_path / "a file" / "logs")
+    log.info("still here")
+    close(files)
+    assert files.path is None
+    assert "still here" in stderr.getvalue()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_a_full_disk_does_not_reach_the_caller_nor_stderr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "supervisor.log").symlink_to("/dev/full")
+    stderr, files = written(monkeypatch, tmp_path)
+    log.info("one")
+    log.info("two")
+    files.stop()
+    assert [line.rpartition(" ")[2] for line in stderr.getvalue().splitlines()] == ["one", "two"]
+    for handler in files._listener.handlers:
+        if isinstance(handler, logging.FileHandler):
+            with pytest.raises(OSError, match="No space left"):
+                handler.close()
+
+
+def test_without_a_stderr_the_file_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    files = start_logging(tmp_path, level="INFO", json_lines=False)
+    log.info("in the file")
+    close(files)
+    assert files.path is not None
+    assert "in the file" in files.path.read_text(encoding="utf-8")
+
+
+def test_everything_logged_before_the_stop_is_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, files = written(monkeypatch, tmp_path)
+    for index in range(1_000):
+        log.info("line %d", index)
+    close(files)
+    assert files.path is not None
+    assert files.path.read_text(encoding="utf-8").count("line ") == 1_000
+
+
+# ---- nobody reads
+
+
+class Unread:
+    """A stderr whose pipe nobody reads until `release`."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self._released = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.asked.set()
+        self._released.wait(WAIT_S * 4)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def release(self) -> None:
+        """From now on it is read."""
+        self._released.set()
+
+
+@pytest.mark.parametrize("records", [10, 200], ids=["queue not full", "queue full"])
+def test_a_stderr_that_nobody_reads_blocks_neither_a_call_nor_the_stop(
+    monkeypatch: pytest.MonkeyPatch, records: int
+) -> None:
+    monkeypatch.setattr(logs, "QUEUE_RECORDS", 50)
+    monkeypatch.setattr(logs, "STOP_S", 0.05)
+    unread = Unread()
+    monkeypatch.setattr(sys, "stderr", unread)
+    files = start_logging(None, level="INFO", json_lines=False)
+    stopped = threading.Event()
+
+    def flood_and_stop() -> None:
+        for index in range(records):
+            log.info("line %d", index)
+        files.stop()
+        stopped.set()
+
+    try:
+        log.info("the one that nobody takes")
+        assert unread.asked.wait(WAIT_S)
+        work = threading.Thread(target=flood_and_stop, daemon=True)
+        work.start()
+        work.join(WAIT_S)
+        assert stopped.is_set()  # an exception in the thread is a warning, and so an error, of the test
+    finally:
+        unread.release()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the size of a pipe is POSIX's")
+def test_a_full_pipe_holds_up_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "STOP_S", 0.05)
+    reader, writer = os.pipe()
+    stderr = os.fdopen(writer, "w", buffering=1, encoding="utf-8")
+    monkeypatch.setattr(sys, "stderr", stderr)
+    files = start_logging(None, level="INFO", json_lines=False)
+    thread = files._listener._thread
+    assert thread is not None
+    try:
+        for index in range(500):
+            log.info("%d %s", index, "x" * 1_000)
+        files.stop()
+    finally:
+        os.close(reader)  # the write that hangs fails, and the thread reads the rest of its queue
+        thread.join(WAIT_S)
+        with pytest.raises(BrokenPipeError):
+            stderr.close()
+    assert not thread.is_alive()

@@ -1,0 +1,514 @@
+"""The pool: one start for many loads, restarts within a budget, and one end for every generation.
+
+Policy is tested with workers that have no process; at the end the real worker shows that it holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import supervisor.pool as pool_module
+import supervisor.worker as worker_module
+from supervisor.bindings import Binding
+from supervisor.catalog import Provider
+from supervisor.commands import LoadResult
+from supervisor.errors import Failure, ProvisionError, WorkerError
+from supervisor.pool import LoadOptions, Pool, PoolLimits, ReportProgress
+from supervisor.spawn import worker_environment
+from supervisor.worker import Death, Worker, WorkerLimits, WorkerState
+from tests.supervisor.fakes import (
+    PROVIDER,
+    START_WAIT_S,
+    FakeSink,
+    FakeWorker,
+    as_worker,
+    ignore_progress,
+    kill,
+    make_job,
+    soon,
+)
+from tests.worker_process import CHECKOUT, make_site_packages
+from workers.codes import Code
+
+INTERRUPT = Failure(Code.INTERRUPT, "The request was interrupted.")
+
+
+class Shop:
+    """A pool whose workers are fakes: `prepare` changes those that are made from now on."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.made: list[FakeWorker] = []
+        self.prepare: Callable[[FakeWorker], None] = lambda worker: None
+        self.provision_errors: deque[ProvisionError] = deque()
+        self.pool = Pool(self._make, PoolLimits(**limits))
+        self._came = asyncio.Event()
+
+    async def _make(
+        self, provider: Provider, report: ReportProgress, on_death: Callable[[Worker, Death], None]
+    ) -> Worker:
+        report("provision", "Installing.", 0.5)
+        await asyncio.sleep(0)
+        if self.provision_errors:
+            raise self.provision_errors.popleft()
+        worker = FakeWorker(provider, on_death)
+        self.prepare(worker)
+        self.made.append(worker)
+        self._came.set()
+        return as_worker(worker)
+
+    async def worker(self, index: int) -> FakeWorker:
+        """The worker of that number, as soon as it is made."""
+        while len(self.made) <= index:
+            self._came.clear()
+            await soon(self._came.wait())
+        return self.made[index]
+
+    async def load(self, number: int = 1, **options: Any) -> LoadResult:
+        """Loads the demo under that binding."""
+        loading = self.pool.load(PROVIDER, Binding(number), LoadOptions(**options), ignore_progress)
+        return await soon(loading)
+
+    def generate(self, number: int, sink: FakeSink, *, binding: int = 1, **changes: Any) -> None:
+        """Starts a generation."""
+        self.pool.generate("demo", binding, number, make_job(**changes), sink)
+
+    @property
+    def state(self) -> str:
+        """What `status` says of the worker."""
+        (row,) = self.pool.snapshot()
+        return str(row["state"])
+
+
+@pytest.fixture
+async def shop(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shop]:
+    monkeypatch.setattr(pool_module, "RESTART_PAUSES_S", (0.0,))
+    shop = Shop(restarts=3)
+    yield shop
+    await soon(shop.pool.close())
+
+
+async def turns(count: int = 20) -> None:
+    """Lets everything run that is ready to."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+# ---- loading
+
+
+async def test_many_loads_at_once_start_one_worker_and_each_gets_its_own_binding(shop: Shop) -> None:
+    results = await asyncio.gather(*(shop.load(number) for number in range(8)))
+    assert [result.models for result in results] == [("m1", "m2")] * 8
+    assert len(shop.made) == 1
+    assert shop.made[0].starts == 1
+    assert shop.made[0].bindings.bound == set(range(8))
+
+
+async def test_a_load_hands_on_its_options_and_returns_what_was_learned(shop: Shop) -> None:
+    result = await shop.load(3, verify=False, preload_model="m2")
+    assert [(b.id, verify, model) for b, verify, model in shop.made[0].bindings.asked] == [(3, False, "m2")]
+    assert [note.name for note in result.warnings] == ["NOT_VERIFIED"]
+    assert set(result.timings_ms) == {"provision", "start", "import", "connect", "model"}
+    assert (result.timings_ms["import"], result.timings_ms["connect"]) == (3, 5)
+
+
+async def test_a_second_load_pays_for_no_start(shop: Shop) -> None:
+    await shop.load(1)
+    timings = (await shop.load(2)).timings_ms
+    assert (timings["provision"], timings["start"], timings["import"]) == (0, 0, 0)
+
+
+async def test_everybody_who_waits_for_a_start_hears_of_its_progress(shop: Shop) -> None:
+    gate = asyncio.Event()
+    shop.prepare = lambda worker: setattr(worker, "may_start", gate)
+    heard: dict[int, list[str]] = {1: [], 2: []}
+
+    def listener(number: int) -> ReportProgress:
+        return lambda phase, message, fraction: heard[number].append(phase)
+
+    loads = [
+        asyncio.ensure_future(shop.pool.load(PROVIDER, Binding(n), LoadOptions(), listener(n)))
+        for n in (1, 2)
+    ]
+    await shop.worker(0)
+    await turns()
+    gate.set()
+    await soon(asyncio.gather(*loads))
+    assert heard[1] == heard[2] == ["provision", "provision", "start", "connect"]
+
+
+async def test_a_failed_provision_fails_the_load_and_the_next_one_tries_again(shop: Shop) -> None:
+    shop.provision_errors.append(ProvisionError("No room on the disk."))
+    with pytest.raises(ProvisionError, match="No room"):
+        await shop.load()
+    assert shop.pool.snapshot()[0]["last_error"] == "No room on the disk."
+    await shop.load()
+    assert shop.state == "ready"
+
+
+async def test_a_failed_start_fails_all_who_wait_and_the_next_load_starts_anew(shop: Shop) -> None:
+    shop.prepare = lambda worker: setattr(worker, "start_error", WorkerError("It did not say hello."))
+    results = await asyncio.gather(*(shop.load(n) for n in range(3)), return_exceptions=True)
+    assert [str(result) for result in results] == ["It did not say hello."] * 3
+    assert len(shop.made) == 1
+    shop.prepare = lambda worker: None
+    await shop.load()
+    assert len(shop.made) == 2
+
+
+async def test_a_cancelled_load_does_not_stop_the_start_that_another_waits_for(shop: Shop) -> None:
+    gate = asyncio.Event()
+    shop.prepare = lambda worker: setattr(worker, "may_start", gate)
+    first = asyncio.ensure_future(shop.load(1))
+    second = asyncio.ensure_future(shop.load(2))
+    await shop.worker(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await soon(first)
+    gate.set()
+    await soon(second)
+    assert shop.made[0].bindings.bound == {2}
+
+
+async def test_a_refused_bind_fails_its_load_and_leaves_the_worker(shop: Shop) -> None:
+    await shop.load(1)
+    shop.made[0].bind_error = WorkerError("No such key.", code=Code.AUTHORIZATION)
+    with pytest.raises(WorkerError, match="No such key"):
+        await shop.load(2)
+    assert shop.state == "ready"
+    assert shop.made[0].bindings.bound == {1}
+
+
+async def test_unloading_takes_the_binding_from_the_worker_and_from_restarts(shop: Shop) -> None:
+    await shop.load(1)
+    await shop.load(2)
+    shop.pool.unload("demo", 1)
+    assert shop.made[0].bindings.bound == {2}
+    shop.made[0].die()
+    worker = await shop.worker(1)
+    await turns()
+    assert [binding.id for binding, _, _ in worker.bindings.asked] == [2]
+
+
+async def test_unloading_what_was_never_loaded_is_nothing(shop: Shop) -> None:
+    shop.pool.unload("demo", 1)
+    shop.pool.end("demo", 1, INTERRUPT)
+    shop.pool.credit("demo", 1, 1)
+    assert shop.pool.snapshot() == []
+
+
+# ---- generating
+
+
+async def test_a_generation_goes_to_the_worker_at_once(shop: Shop) -> None:
+    await shop.load()
+    sink = FakeSink()
+    shop.generate(1, sink)
+    assert list(shop.made[0].requests.open) == [1]
+    shop.pool.credit("demo", 1, 500)
+    assert shop.made[0].requests.credits == [(1, 500)]
+    shop.pool.end("demo", 1, INTERRUPT)
+    assert (await sink.failure(1)).code is Code.INTERRUPT
+
+
+async def test_a_swamped_worker_takes_no_more_and_says_busy(shop: Shop) -> None:
+    await shop.load()
+    shop.made[0].swamped = True
+    sink = FakeSink()
+    shop.generate(1, sink)
+    failure = await sink.failure(1)
+    assert (failure.code, "Demo" in failure.message) == (Code.BUSY, True)
+    assert not shop.made[0].requests.open
+
+
+async def test_a_death_ends_what_was_open_and_the_next_worker_knows_every_binding(shop: Shop) -> None:
+    await shop.load(1)
+    await shop.load(2)
+    sink = FakeSink()
+    shop.generate(1, sink)
+    shop.made[0].die()
+    assert (await sink.failure(1)).code is Code.WORKER_CRASHED
+    worker = await shop.worker(1)
+    await turns()
+    assert worker.bindings.bound == {1, 2}
+    assert [(verify, model) for _, verify, model in worker.bindings.asked] == [(False, None)] * 2
+    assert not worker.requests.open
+    assert shop.pool.snapshot()[0]["restarts"] == 1
+
+
+async def test_a_generation_during_a_restart_waits_and_is_served(shop: Shop) -> None:
+    await shop.load()
+    gate = asyncio.Event()
+    shop.prepare = lambda worker: setattr(worker, "may_start", gate)
+    shop.made[0].die()
+    sink = FakeSink()
+    shop.generate(1, sink)
+    worker = await shop.worker(1)
+    await turns()
+    assert (sink.ends, worker.requests.open) == ({}, {})
+    assert shop.state == "starting"
+    gate.set()
+    await turns()
+    assert list(worker.requests.open) == [1]
+    worker.requests.finish(1)
+    assert (await sink.end(1)).failure is None
+
+
+async def test_many_waiting_generations_of_one_binding_ask_for_one_bind(shop: Shop) -> None:
+    await shop.load()
+    shop.made[0].die()
+    sink = FakeSink()
+    for number in range(5):
+        shop.generate(number, sink)
+    worker = await shop.worker(1)
+    await turns(50)
+    assert sorted(worker.requests.open) == list(range(5))
+    assert len(worker.bindings.asked) == 1
+
+
+async def test_a_waiting_generation_that_is_cancelled_ends_once_and_is_never_sent(shop: Shop) -> None:
+    await shop.load()
+    gate = asyncio.Event()
+    shop.prepare = lambda worker: setattr(worker, "may_start", gate)
+    shop.made[0].die()
+    sink = FakeSink()
+    shop.generate(1, sink)
+    worker = await shop.worker(1)
+    shop.pool.end("demo", 1, INTERRUPT)
+    shop.pool.end("demo", 1, INTERRUPT)
+    assert [outcome.failure for outcome in sink.ends[1]] == [INTERRUPT]
+    gate.set()
+    await turns()
+    assert worker.requests.open == {}
+    assert len(sink.ends[1]) == 1
+
+
+async def test_a_waiting_generation_ends_with_timeout_when_the_worker_is_not_back(shop: Shop) -> None:
+    await shop.load()
+    shop.prepare = lambda worker: setattr(worker, "may_start", asyncio.Event())
+    shop.made[0].die()
+    sink = FakeSink()
+    shop.generate(1, sink, timeout_s=0.05)
+    failure = await sink.failure(1)
+    assert failure.code is Code.TIMEOUT
+    assert "was not back within 0.05 s" in failure.message
+
+
+async def test_a_waiting_generation_hears_why_the_restart_failed(shop: Shop) -> None:
+    await shop.load()
+    shop.prepare = lambda worker: setattr(worker, "start_error", WorkerError("It cannot import."))
+    shop.made[0].die()
+    sink = FakeSink()
+    shop.generate(1, sink)
+    assert (await sink.failure(1)).message == "It cannot import."
+    assert shop.state == "down"
+
+
+async def test_a_death_while_the_bindings_are_given_anew_costs_one_restart_and_no_more(shop: Shop) -> None:
+    await shop.load()
+    shop.prepare = lambda worker: worker.bindings.may_bind.clear()
+    shop.made[0].die()
+    second = await shop.worker(1)
+    await turns()
+    shop.prepare = lambda worker: None
+    second.die()
+    third = await shop.worker(2)
+    await turns()
+    assert shop.state == "ready"
+    assert third.bindings.bound == {1}
+    sink = FakeSink()
+    shop.generate(1, sink)
+    await turns()
+    assert list(third.requests.open) == [1]
+
+
+async def test_a_binding_that_is_refused_after_a_restart_is_nobody_elses_trouble(shop: Shop) -> None:
+    await shop.load(1)
+    await shop.load(2)
+    shop.prepare = lambda worker: worker.bindings.refused.add(1)
+    shop.made[0].die()
+    worker = await shop.worker(1)
+    await turns()
+    sink = FakeSink()
+    shop.generate(1, sink, binding=1)
+    shop.generate(2, sink, binding=2)
+    assert (await sink.failure(1)).code is Code.AUTHORIZATION
+    await turns()
+    assert list(worker.requests.open) == [2]
+
+
+async def test_a_generation_for_a_binding_that_was_unloaded_is_not_loaded(shop: Shop) -> None:
+    await shop.load(1)
+    await shop.load(2)
+    shop.pool.unload("demo", 1)
+    sink = FakeSink()
+    shop.generate(1, sink, binding=1)
+    assert (await sink.failure(1)).code is Code.NOT_LOADED
+
+
+# ---- the budget
+
+
+async def test_when_the_budget_is_spent_the_provider_is_down_and_says_so(shop: Shop) -> None:
+    await shop.load()
+    for index in range(3):
+        shop.made[index].die()
+        await shop.worker(index + 1)
+        await turns()
+    shop.made[3].die("signal 11 (SIGSEGV)")
+    await turns()
+    assert (len(shop.made), shop.state) == (4, "down")
+    sink = FakeSink()
+    shop.generate(1, sink)
+    failure = await sink.failure(1)
+    assert failure.code is Code.PROVIDER_DOWN
+    assert "died 4 times" in failure.message
+    assert "SIGSEGV" in failure.message
+    assert len(shop.made) == 4
+
+
+async def test_a_load_by_hand_gives_a_provider_that_is_down_one_more_try(shop: Shop) -> None:
+    await test_when_the_budget_is_spent_the_provider_is_down_and_says_so(shop)
+    await shop.load()
+    assert (len(shop.made), shop.state) == (5, "ready")
+    sink = FakeSink()
+    shop.generate(2, sink)
+    assert list(shop.made[4].requests.open) == [2]
+    shop.made[4].die()
+    await turns()
+    assert (len(shop.made), shop.state) == (5, "down")
+
+
+async def test_deaths_long_ago_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "RESTART_PAUSES_S", (0.0,))
+    shop = Shop(restarts=1, restart_window_s=1e-9)
+    await shop.load()
+    for index in range(5):
+        shop.made[index].die()
+        await shop.worker(index + 1)
+        await turns()
+    assert shop.state == "ready"
+    await soon(shop.pool.close())
+
+
+async def test_a_worker_that_nobody_uses_is_not_started_again(shop: Shop) -> None:
+    await shop.load()
+    shop.pool.unload("demo", 1)
+    shop.made[0].die()
+    await turns()
+    assert (len(shop.made), shop.state) == (1, "dead")
+
+
+# ---- closing
+
+
+async def test_close_stops_workers_and_starts_and_ends_what_waits(shop: Shop) -> None:
+    await shop.load()
+    shop.prepare = lambda worker: setattr(worker, "may_start", asyncio.Event())
+    shop.made[0].die()
+    sink = FakeSink()
+    shop.generate(1, sink)
+    await shop.worker(1)
+    await soon(shop.pool.close())
+    assert len(sink.ends.get(1, ())) == 1
+    with pytest.raises(WorkerError, match="closing") as caught:
+        await shop.load(2)
+    assert caught.value.code is Code.SHUTTING_DOWN
+
+
+async def test_after_close_a_running_worker_is_stopped_and_a_death_starts_nothing(shop: Shop) -> None:
+    await shop.load()
+    await soon(shop.pool.close())
+    assert shop.made[0].stopped == 1
+    shop.made[0].die()
+    await turns()
+    assert len(shop.made) == 1
+
+
+# ---- with the real worker
+
+
+class RealShop:
+    """A pool with real workers of the `scripted` adapter."""
+
+    def __init__(self, folder: Path) -> None:
+        self.site_packages = make_site_packages(folder / "site-packages")
+        self.made: list[Worker] = []
+        self.pool = Pool(self._make, PoolLimits())
+
+    async def _make(
+        self, provider: Provider, report: ReportProgress, on_death: Callable[[Worker, Death], None]
+    ) -> Worker:
+        self.made.append(
+            Worker(
+                provider,
+                python=Path(sys.executable),
+                site_packages=self.site_packages,
+                checkout=CHECKOUT,
+                environment=worker_environment(os.environ),
+                limits=WorkerLimits(),
+                on_death=on_death,
+            )
+        )
+        return self.made[-1]
+
+    async def load(self, number: int, **options: Any) -> LoadResult:
+        binding = Binding(number, options=options)
+        return await soon(self.pool.load(PROVIDER, binding, LoadOptions(), ignore_progress), START_WAIT_S)
+
+
+@pytest.fixture
+async def real(tmp_path: Path) -> AsyncIterator[RealShop]:
+    shop = RealShop(tmp_path)
+    yield shop
+    await soon(shop.pool.close(), START_WAIT_S)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX's")
+async def test_after_a_kill_the_waiting_generation_is_served_by_the_next_worker(real: RealShop) -> None:
+    await real.load(1, replies=[{"match": "hang", "text": "a b", "hang": True}, {"text": "mine"}])
+    await real.load(2, replies=[{"text": "yours"}])
+    sink = FakeSink()
+    real.pool.generate("demo", 1, 1, make_job(text="hang"), sink)
+    await sink.first_chunk(1)
+    (first,) = real.made
+    assert first.pid is not None
+    kill(first.pid)
+    assert "signal 9 (SIGKILL)" in (await sink.failure(1)).message
+    real.pool.generate("demo", 1, 2, make_job(), sink)
+    real.pool.generate("demo", 2, 3, make_job(), sink)
+    assert (await sink.end(2, START_WAIT_S)).failure is None
+    assert (await sink.end(3, START_WAIT_S)).failure is None
+    assert (sink.text(2), sink.text(3)) == ("mine", "yours")
+    assert len(sink.ends[1]) == 1
+    assert real.made[1].pid != first.pid
+
+
+async def test_close_in_the_middle_of_a_real_start_leaves_no_process(
+    real: RealShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "STOP_ASK_S", 0.05)
+    load = asyncio.ensure_future(real.load(1))
+    while not real.made or real.made[0].pid is None:  # noqa: ASYNC110  # the worker has no event for it
+        await asyncio.sleep(0.001)
+    await soon(real.pool.close(), START_WAIT_S)
+    with pytest.raises((asyncio.CancelledError, WorkerError)):
+        await soon(load)
+    assert real.made[0].state is WorkerState.DEAD
+
+
+async def test_two_providers_have_two_workers(real: RealShop) -> None:
+    await real.load(1)
+    other = replace(PROVIDER, id="other", name="Other")
+    await soon(real.pool.load(other, Binding(2), LoadOptions(), ignore_progress), START_WAIT_S)
+    assert [row["provider"] for row in real.pool.snapshot()] == ["demo", "other"]
+    assert real.made[0].pid != real.made[1].pid
