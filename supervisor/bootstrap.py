@@ -15,7 +15,15 @@ from supervisor.provision import OnProgress, Recipe, provision
 from supervisor.spawn import PYCACHE, hand_over
 from supervisor.terminal import ProgressLine
 
-__all__ = ["CHECKOUT", "SUPERVISOR_IMPORTS", "main", "supervisor_environment", "supervisor_recipe"]
+__all__ = [
+    "CHECKOUT",
+    "EXIT_INTERRUPTED",
+    "SUPERVISOR_IMPORTS",
+    "fail",
+    "main",
+    "supervisor_environment",
+    "supervisor_recipe",
+]
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
 

@@ -179,7 +179,9 @@ def _check(where: str, provider: Provider, envs: Mapping[str, EnvSpec]) -> None:
         raise CatalogError(f"{where}: kind {provider.kind!r} is none of {', '.join(KINDS)}")
     if not re.match(r"\A[a-z][a-z0-9_]*\Z", provider.adapter):
         raise CatalogError(f"{where}: adapter {provider.adapter!r} is not a module name")
-    if provider.base_url is not None and not re.match(r"\Ahttps?://[^\s/?#@]+[^\s?#]*\Z", provider.base_url):
+    if provider.base_url is not None and not re.match(
+        r"\Ahttps?://[^\s/?#@]+(/[^\s?#]*)?\Z", provider.base_url
+    ):
         raise CatalogError(f"{where}: base_url {provider.base_url!r} is not an http or https URL")
     if provider.key_required and not provider.key:
         raise CatalogError(f"{where}: key_required, but no variable is named in key")

@@ -29,6 +29,7 @@ __all__ = [
     "find",
     "find_any",
     "lock_digest",
+    "read_lock",
     "remove",
     "write_marker",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
@@ -45,6 +46,8 @@ ID_MAX_CHARS: Final = 256
 """An id comes back on every chunk; a longer one would be an amplifier, and no library makes such."""
 ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 UNREADABLE_SHOWN_CHARS: Final = 40
+NESTING_MAX: Final = 64
+"""Of what is passed on as it is; a JSON schema needs ten, and Python's own encoder ends at some 900."""
 MISSING: Final = Raw(b"")
 """A field that may be anything and is not there (msgspec has no union with Raw)."""
 
@@ -250,6 +253,8 @@ class _Envelope(msgspec.Struct, frozen=True):
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 _DECODERS: Final = {kind: msgspec.json.Decoder(body, strict=False) for kind, body in _BODIES.items()}
 _STRING: Final = msgspec.json.Decoder(str)
+_TRUE: Final = (b"true", b'"true"', b"1", b'"1"')
+"""What the lax decoder takes for true, as far as clients send it."""
 
 
 def parse(text: str | bytes) -> Parsed:
@@ -257,21 +262,24 @@ def parse(text: str | bytes) -> Parsed:
 
     Integral floats are integers (Godot sends every number as a float); unknown fields are ignored.
     """
-    data = text.encode("utf-8", "replace") if isinstance(text, str) else text
+    if isinstance(text, str):
+        # by way of UTF-16, in which two halves of a pair are one character and a lone half is an error
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
     try:
-        envelope = _decode(_ENVELOPE, data)
-    except UnicodeError:
+        text.decode("utf-8")  # the decoder does not look into what it skips or keeps raw
+        envelope = _decode(_ENVELOPE, text)
+    except UnicodeDecodeError:
         return _unreadable("The message is not UTF-8.")
     except (msgspec.MsgspecError, RecursionError):
         return _unreadable("The message is not a JSON object.")
     kind = _kind(envelope.type)
     if isinstance(kind, Unreadable):
         return kind
-    return _request(kind, envelope, _repaired(data))
+    return _request(kind, envelope, _repaired(text))
 
 
 def _request(kind: Kind, envelope: _Envelope, data: bytes) -> Parsed:
-    stream = bytes(envelope.stream) == b"true"
+    stream = bytes(envelope.stream) in _TRUE
     names = {"llm": _string_or_none(envelope.llm), "provider": _string_or_none(envelope.provider)}
     try:
         address = Address(request_id(envelope.unique_request_id, "unique_request_id"), **names)
@@ -294,7 +302,6 @@ def _decode(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
     except msgspec.DecodeError:
         repaired = _repaired(data)
         if repaired == data:
-            data.decode("utf-8")
             raise
         return decoder.decode(repaired)
 
@@ -349,7 +356,10 @@ def request_id(raw: Raw, field: str) -> RequestId | None:
         return None
     if len(data) > ID_MAX_CHARS:
         raise ValueError(f"{field} is longer than {ID_MAX_CHARS} characters.")
-    value = msgspec.json.decode(_repaired(data))
+    try:
+        value = msgspec.json.decode(_repaired(data))
+    except msgspec.DecodeError as exc:
+        raise ValueError(f"{field} is out of range.") from exc
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError(f"{field} must be a string or a number.")
     return RequestId(data, value)
@@ -374,6 +384,7 @@ def _check_load(body: Load) -> None:
         raise ValueError("llm and provider name two different providers.")
     if not body.name:
         raise ValueError("load must name a provider, in provider or in llm.")
+    _check_nesting("options", body.options)
 
 
 def _check_generate(body: Generate) -> None:
@@ -387,6 +398,23 @@ def _check_generate(body: Generate) -> None:
         value = getattr(params, field)
         if isinstance(value, int) and value < 1:
             raise ValueError(f"params.{field} must be at least 1.")
+    _check_nesting("params.extra", params.extra)
+    _check_nesting("params.response_format", params.response_format)
+
+
+def _check_nesting(field: str, value: object) -> None:
+    level = [value]
+    for _ in range(NESTING_MAX):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return
+    raise ValueError(f"{field} is nested more than {NESTING_MAX} levels deep.")
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _sentence(error: str) -> str:

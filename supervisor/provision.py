@@ -36,7 +36,7 @@ from supervisor.installers import Installer, clean_environment, find_installers,
 from supervisor.lockfile import applies, marker_environment, python_fits, read_pins
 from supervisor.spawn import environment_python, exclusive_lock, run_child
 
-__all__ = ["Phase", "Progress", "Recipe", "provision"]
+__all__ = ["OnProgress", "Phase", "Progress", "Recipe", "provision"]
 
 WAIT_S: Final = 3600.0
 """For another process that builds the same environment: a gigabyte on a slow line takes most of an hour."""

@@ -24,7 +24,7 @@ from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
-__all__ = ["Access", "ClientPort", "Connection", "Server", "ServerLimits"]
+__all__ = ["LOOPBACK_NAMES", "Access", "ClientPort", "Connection", "Server", "ServerLimits"]
 
 log = logging.getLogger(__name__)
 

@@ -191,7 +191,7 @@ class Session:
         if self._dialect_fixed:
             return
         address = parsed.address
-        if parsed.kind is Kind.LOAD:
+        if parsed.kind is Kind.LOAD and (address.llm, address.provider) != (None, None):
             self._dialect_fixed = True
             self._dialect = Dialect.SEED if address.provider is None else Dialect.SDK
             return
@@ -203,14 +203,14 @@ class Session:
         self, kind: Kind, address: Address, failure: Failure, *, stream: bool = False
     ) -> list[Output]:
         """The acknowledgement and the terminal message of a request that is not carried out."""
-        to = named(address)
-        fields = {**to, **failed(failure, self._dialect)}
+        if kind in (Kind.LOAD, Kind.GENERATE) and self._is_open(address.id):
+            return [self._duplicate(address)]
+        fields = {**_id(address), **failed(failure, self._dialect)}
         match kind:
             case Kind.LOAD:
-                return [LoadAck(**to), LoadDone(**fields)]
+                to = named(address)
+                return [LoadAck(**to), LoadDone(**{**fields, **to})]
             case Kind.GENERATE:
-                if self._is_open(address.id):
-                    return [self._duplicate(address)]
                 ended = self._terminal(_Generation(address, stream, ChunkEncoder(address)), Outcome(failure))
                 return [GenerateAck(**_id(address)), ended]
             case Kind.INTERRUPT:
@@ -417,7 +417,7 @@ class Session:
             if not generation.interrupted and _is(generation.address, target)
         ]
         ids = [Raw(g.address.id.raw) for n in numbers if (g := self._generations[n]).address.id is not None]
-        ack = InterruptAck(**named(address), **succeeded(self._dialect), interrupted=ids)
+        ack = InterruptAck(**_id(address), **succeeded(self._dialect), interrupted=ids)
         return [ack, *self._end(numbers)]
 
     def _end(self, numbers: Sequence[int]) -> list[Output]:
@@ -430,7 +430,7 @@ class Session:
         if not self._may_close:
             refusal = Failure(Code.AUTHORIZATION, "Only a client on the module's own machine may close it.")
             return self._refused(Kind.CLOSE, address, refusal)
-        return [CloseAck(**named(address), **succeeded(self._dialect)), *self.close(), CloseModule()]
+        return [CloseAck(**_id(address), **succeeded(self._dialect)), *self.close(), CloseModule()]
 
     def close(self) -> list[Output]:
         """The module is closing: open work ends with INTERRUPT, requests from now on with SHUTTING_DOWN."""
@@ -466,7 +466,7 @@ class Session:
     def _get_providers(self, address: Address, question: GetProviders) -> list[Output]:
         if question.detail:
             return [AskProviders(self._ask(address))]
-        return [GetProvidersDone(**named(address), providers=list(self._catalog.providers))]
+        return [GetProvidersDone(**_id(address), providers=list(self._catalog.providers))]
 
     def _get_models(self, address: Address, question: GetModels) -> list[Output]:
         """From what the load learned; nothing is asked upstream."""
@@ -476,7 +476,7 @@ class Session:
             found = self._catalog.find(name)
             provider = found.id if found is not None else None
         loaded = self._loaded.get(provider) if provider is not None else None
-        return [GetModelsDone(**named(address), models=list(loaded.models) if loaded is not None else [])]
+        return [GetModelsDone(**_id(address), models=list(loaded.models) if loaded is not None else [])]
 
     def _ask(self, address: Address) -> int:
         ticket = next(self._numbers)
@@ -489,12 +489,12 @@ class Session:
         if address is None:
             return []
         full = {name: {**detail, "loaded": name in self._loaded} for name, detail in details.items()}
-        return [GetProvidersDone(**named(address), providers=list(self._catalog.providers), details=full)]
+        return [GetProvidersDone(**_id(address), providers=list(self._catalog.providers), details=full)]
 
     def status(self, ticket: int, report: Mapping[str, Any]) -> list[Output]:
         """The answer to AskStatus."""
         address = self._questions.pop(ticket, None)
-        return [] if address is None else [StatusDone(**named(address), **report)]
+        return [] if address is None else [StatusDone(**_id(address), **report)]
 
     # ---- small things
 

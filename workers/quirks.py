@@ -14,7 +14,7 @@ from typing import Any, Final
 from workers.adapter import AdapterError
 from workers.codes import Code
 
-__all__ = ["Quirks", "matches"]
+__all__ = ["DROPPABLE", "Quirks", "matches"]
 
 NAME_FIELDS: Final = ("native", "user_only", "prefix")
 DROPPABLE: Final = (
