@@ -267,7 +267,7 @@ class _Chat:
             done = self._stream(pieces, presses)
         self._remember("".join(pieces))
         interrupted = done.get("error_code") == Code.INTERRUPT
-        print(" [interrupted]" if interrupted else "")
+        print(" [interrupted]" if interrupted else "", flush=True)
         if done["is_error"] and not interrupted:
             _note(done["message"])
         for warning in done.get("warnings", ()):

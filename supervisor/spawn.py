@@ -447,6 +447,8 @@ def worker_argv(python: Path, checkout: Path, adapter: str, site_packages: Path)
     """How a worker is started; its nonce is added as the last argument, its key never is."""
     boot = checkout / "workers" / "__main__.py"
     options = ["-I", "-S", "-X", "utf8", "-X", "faulthandler"]
+    if sys.pycache_prefix:  # -I ignores the variable, and the checkout may be read-only
+        options += ["-X", f"pycache_prefix={sys.pycache_prefix}"]
     return [str(python), *options, str(boot), adapter, str(site_packages)]
 
 

@@ -41,13 +41,17 @@ PORTABLE: Final = (
     "tests/workers/test_sse.py",
     "tests/workers/test_stops.py",
     "tests/supervisor/test_session.py",
+    "tests/supervisor/test_session_cases.py",
+    "tests/supervisor/test_replies.py",
+    "tests/supervisor/test_jobs.py",
+    "tests/supervisor/test_errors.py",
     "tests/supervisor/test_messages.py",
     "tests/supervisor/test_catalog.py",
     "tests/supervisor/test_lockfile.py",
 )
 """The pure and wire tests, which other Pythons run too; those that are there."""
 
-CLOSING_LINE: Final = re.compile(r"=+ .*\b(?:passed|failed|error|skipped|no tests ran)\b.* =+\s*\Z")
+CLOSING_LINE: Final = re.compile(r"=+ .*\b(?:passed|failed|errors?|skipped|no tests ran)\b.* =+\s*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +93,12 @@ def _steps(home: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _module(name: str) -> list[str]:
-    return [sys.executable, "-m", name]
+    return [sys.executable, "-u", "-m", name]
 
 
 def _pytest() -> list[str]:
     """With a warning, so an error, for every file that is opened without naming its encoding."""
-    return [sys.executable, "-X", "warn_default_encoding", "-m", "pytest"]
+    return [sys.executable, "-u", "-X", "warn_default_encoding", "-m", "pytest"]
 
 
 def _step(name: str, argv: list[str]) -> Result:
@@ -124,9 +128,12 @@ def _step(name: str, argv: list[str]) -> Result:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with this environment's programs first, so that install.py finds its uv for the other Pythons."""
+    """Ours, with this environment's programs first, so that install.py finds its uv for the other Pythons.
+
+    PYTHONUNBUFFERED would hide from the tests a flush that a program of ours forgot."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    return {**kept, "PATH": path}
 
 
 def _other_pythons() -> dict[tuple[int, int], str]:

@@ -69,7 +69,7 @@ def pythons() -> tuple[str, ...]:
     names = [shutil.which(f"python3.{minor}") for minor in SUPPORTED_MINORS]
     for candidate in [*map(str, sorted(pyenv.glob("3.*/bin/python"))), *filter(None, names)]:
         probe = [candidate, "-I", "-S", "-c", "import sys; print(*sys.version_info[:2])"]
-        answer = subprocess.run(probe, capture_output=True, text=True, timeout=WAIT_S, check=False)
+        answer = subprocess.run(probe, capture_output=True, encoding="utf-8", timeout=WAIT_S, check=False)
         if answer.returncode == 0:
             major, minor = map(int, answer.stdout.split())
             if minor in SUPPORTED_MINORS:

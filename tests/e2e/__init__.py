@@ -1,0 +1,1 @@
+"""The real supervisor with real workers, driven over its WebSocket."""

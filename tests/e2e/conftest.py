@@ -1,0 +1,106 @@
+"""What the tests against the real module share: an installation without network, a module, an upstream."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from supervisor.catalog import load_catalog
+from supervisor.home import find_home
+from supervisor.provision import Recipe, provision
+from tests.e2e.client import Client, connect
+from tests.e2e.module import Installation, Module
+from tests.e2e.upstream import Upstream
+from tests.wheelhouse import CHECKOUT, copy_checkout, repack_lock
+
+ENVIRONMENTS: Final = ("base", "http")
+BACKLOG: Final = 128
+
+
+@pytest.fixture(scope="session")
+def unprovisioned(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """A checkout whose locks pin wheels that are here, and whose HOME does not exist yet."""
+    root = tmp_path_factory.mktemp("checkout of 漢字")
+    wheels = root / "wheels"
+    wheels.mkdir()
+    checkout = copy_checkout(root / "the checkout", wheels)
+    lock = repack_lock(wheels, CHECKOUT / "locks" / "http.txt")
+    (checkout / "locks" / "http.txt").write_text(lock, encoding="utf-8")
+    shutil.copy(CHECKOUT / "venvs.toml", checkout / "venvs.toml")
+    return Installation(checkout, root / "no home", wheels)
+
+
+@pytest.fixture(scope="session")
+def installation(unprovisioned: Installation, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """The same with the environments of all providers in its HOME."""
+    place = Installation(
+        unprovisioned.checkout, tmp_path_factory.mktemp("hôme of 漢字"), unprovisioned.wheels
+    )
+    envs = load_catalog(place.checkout / "venvs.toml").envs
+    for name in ENVIRONMENTS:
+        recipe = Recipe(name, place.checkout / "locks" / f"{name}.txt", envs[name].imports)
+        provision(find_home(str(place.home), {}), recipe, wheelhouse=place.wheels)
+    return place
+
+
+@pytest.fixture(scope="module")
+def listening() -> Iterator[socket.socket]:
+    """The upstream's port, which stays the same while its server is a new one for each test."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(BACKLOG)
+        yield sock
+
+
+@pytest.fixture(scope="module")
+def module(installation: Installation, listening: socket.socket) -> Iterator[Module]:
+    """A running module for all tests of a file, whose openai is the upstream."""
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+    with Module(installation, variables={"OPENAI_BASE_URL": url}) as running:
+        yield running
+
+
+@pytest.fixture
+async def upstream(listening: socket.socket) -> AsyncIterator[Upstream]:
+    """A server that speaks the OpenAI wire, where the module looks for openai."""
+    async with Upstream(listening) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(module: Module) -> AsyncIterator[Client]:
+    """A connection in the SDK's dialect, checked at its end."""
+    async with AsyncExitStack() as stack:
+        yield await stack.enter_async_context(connect(module))
+    module.check_keys()
+
+
+@pytest.fixture
+async def openai(client: Client, upstream: Upstream) -> Client:
+    """A connection that has loaded openai with a key of its own."""
+    done = await client.load("openai", api_key=client.module.new_key())
+    assert done["is_error"] is False, done
+    return client
+
+
+@pytest.fixture
+async def seed_openai(module: Module, upstream: Upstream) -> AsyncIterator[Client]:
+    """The same in the seed's dialect."""
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(connect(module, seed=True))
+        done = await client.load("openai", api_key=module.new_key())
+        assert done["is_error"] is False, done
+        yield client
+    module.check_keys()
+
+
+@pytest.fixture
+def own_home(unprovisioned: Installation, tmp_path: Path) -> Installation:
+    """An installation whose HOME is new and empty."""
+    return Installation(unprovisioned.checkout, tmp_path / "hôme", unprovisioned.wheels)

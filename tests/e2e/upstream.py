@@ -1,0 +1,23 @@
+"""The fake of the OpenAI wire on a port that outlives it, so that one module can be used by many tests."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from tests.fakes.openai_server import OpenAIServer, _Connection
+
+__all__ = ["Upstream"]
+
+
+class Upstream(OpenAIServer):
+    """An OpenAIServer that accepts on a socket which already listens, and leaves it open."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        super().__init__()
+        self._listening = listening
+
+    async def __aenter__(self) -> Upstream:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Connection(self), sock=self._listening.dup())
+        return self
