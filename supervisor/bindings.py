@@ -101,7 +101,8 @@ class Bindings:
                 self.unbind(binding.id)
             raise
         finally:
-            self._pending.pop(binding.id, None)
+            if self._pending.get(binding.id) is pending:
+                del self._pending[binding.id]
         self.bound.add(binding.id)
         return result
 

@@ -92,6 +92,7 @@ class Client:
         self._load: asyncio.Task[None] | None = None
         self._questions: set[asyncio.Task[None]] = set()
         self._last_progress = float("-inf")
+        self._late_progress: asyncio.TimerHandle | None = None
 
     # ---- from the connection
 
@@ -118,6 +119,8 @@ class Client:
         self._bindings.clear()
         for task in self._questions:
             task.cancel()
+        if self._late_progress is not None:
+            self._late_progress.cancel()
         self._on_gone(self)
 
     def close(self) -> None:
@@ -212,10 +215,17 @@ class Client:
             self._carry_out(self._session.load_ended(command.ticket, result))
 
     def _report(self, ticket: int, phase: str, message: str, fraction: float | None) -> None:
-        now = self._loop.time()
-        if now - self._last_progress >= PROGRESS_INTERVAL_S:
-            self._last_progress = now
-            self._carry_out(self._session.load_progress(ticket, phase, message, fraction))
+        """Sends progress at most every interval; of what comes in between, the newest is sent at its end."""
+        if self._late_progress is not None:
+            self._late_progress.cancel()
+            self._late_progress = None
+        wait_s = self._last_progress + PROGRESS_INTERVAL_S - self._loop.time()
+        if wait_s > 0:
+            late = (ticket, phase, message, fraction)
+            self._late_progress = self._loop.call_later(wait_s, self._report, *late)
+            return
+        self._last_progress = self._loop.time()
+        self._carry_out(self._session.load_progress(ticket, phase, message, fraction))
 
     def _cancel_load(self) -> None:
         if self._load is not None:

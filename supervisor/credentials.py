@@ -30,7 +30,8 @@ def binding_for(
     Raises:
         ClientError: the key is missing, or the base URL is missing or not allowed.
     """
-    key = load.api_key or (before.key if before is not None else None) or _operator_key(provider, settings)
+    given = (load.api_key or "").strip() or None  # pasted keys end in line breaks
+    key = given or (before.key if before is not None else None) or _operator_key(provider, settings)
     if key is None and provider.key_required:
         raise ClientError(
             f"{provider.name} needs a key: send api_key in load, or set {' or '.join(provider.key)} in the "

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
-from supervisor.bindings import Binding, BoundResult
+from supervisor.bindings import Binding
 from supervisor.catalog import Provider
 from supervisor.commands import LoadResult, Outcome
 from supervisor.errors import Failure, ModuleError, WorkerError, failure_of
@@ -70,7 +70,8 @@ class _Slot:
         self.starting: asyncio.Task[Worker] | None = None
         self.restarting: asyncio.Task[None] | None = None
         self.bindings: dict[int, Binding] = {}
-        self.binding_now: dict[int, asyncio.Task[BoundResult]] = {}
+        self.locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """One bind of a binding at a time: a load and a restart must not overtake each other."""
         self.waiting: dict[int, tuple[Sink, asyncio.Task[None]]] = {}
         """Generations that wait for a restart; whoever takes one out has to end it or hand it over."""
         self.listeners: set[ReportProgress] = set()
@@ -110,18 +111,19 @@ class Pool:
         slot.down = False  # a load by hand is always worth one try
         try:
             fresh = slot.worker is None
-            worker = await self._running(slot)
-            before = self._loop.time()
-            bound = await worker.bindings.bind(
-                binding, verify=options.verify, preload_model=options.preload_model, on_progress=report
-            )
+            async with slot.locks[binding.id]:
+                worker = await self._running(slot)
+                before = self._loop.time()
+                bound = await worker.bindings.bind(
+                    binding, verify=options.verify, preload_model=options.preload_model, on_progress=report
+                )
+                slot.bindings[binding.id] = binding
             bind_ms = round((self._loop.time() - before) * 1000)
         except ModuleError as exc:
             slot.last_error = exc.message
             raise
         finally:
             slot.listeners.discard(report)
-        slot.bindings[binding.id] = binding
         timings = {
             **(slot.timings_ms if fresh else {"provision": 0, "start": 0, "import": 0}),
             "connect": bind_ms if bound.connect_ms is None else bound.connect_ms,
@@ -165,6 +167,7 @@ class Pool:
         if slot is None:
             return
         slot.bindings.pop(binding, None)
+        slot.locks.pop(binding, None)
         if slot.worker is not None:
             slot.worker.bindings.unbind(binding)
 
@@ -215,19 +218,13 @@ class Pool:
         worker = await self._running(slot)
         if binding in worker.bindings.bound:
             return worker
-        if binding not in slot.bindings:
-            raise WorkerError(f"{slot.provider.name} is not loaded any more.", code=Code.NOT_LOADED)
-        task = slot.binding_now.get(binding)
-        if task is None:
-            task = asyncio.create_task(
-                worker.bindings.bind(
-                    slot.bindings[binding], verify=False, preload_model=None, on_progress=_nobody
-                )
-            )
-            slot.binding_now[binding] = task
-            task.add_done_callback(lambda _: slot.binding_now.pop(binding, None))
-            task.add_done_callback(_retrieved)
-        await asyncio.shield(task)
+        async with slot.locks[binding]:
+            worker = await self._running(slot)
+            if binding not in slot.bindings:
+                raise WorkerError(f"{slot.provider.name} is not loaded any more.", code=Code.NOT_LOADED)
+            if binding not in worker.bindings.bound:
+                known = slot.bindings[binding]
+                await worker.bindings.bind(known, verify=False, preload_model=None, on_progress=_nobody)
         return worker
 
     def end(self, provider: str, number: int, failure: Failure) -> None:
@@ -313,7 +310,7 @@ class Pool:
             for number, (sink, _) in list(slot.waiting.items()):
                 sink.ended(number, Outcome(Failure(Code.INTERRUPT, "The module is closing.")))
             slot.waiting.clear()
-            for task in (slot.starting, slot.restarting, *waiting, *slot.binding_now.values()):
+            for task in (slot.starting, slot.restarting, *waiting):
                 if task is not None and not task.done():
                     task.cancel()
                     tasks.append(task)

@@ -90,6 +90,7 @@ class Desk:
 
     def __init__(self, settings: Settings) -> None:
         self.sent: list[dict[str, Any]] = []
+        self.something_sent = asyncio.Event()
         self.pool = FakePool()
         self.module = FakeModule()
         self.gone: list[Client] = []
@@ -109,6 +110,7 @@ class Desk:
 
     def send(self, message: bytes) -> None:
         self.sent.append(json.loads(message))
+        self.something_sent.set()
 
     def say(self, **message: Any) -> None:
         """The client's application sends a message."""
@@ -242,6 +244,19 @@ async def test_progress_is_sent_to_who_asked_at_most_ten_times_a_second(desk: De
     types = desk.types()
     assert types[:2] == ["load_ack", "load_progress"]
     assert len(types) <= 3
+
+
+async def test_of_progress_that_came_too_fast_the_newest_is_sent_in_the_end(desk: Desk) -> None:
+    desk.say(type="load", llm="demo", progress=True)
+    await turns()
+    for message in ("first", "second", "third"):
+        desk.pool.reports[0]("provision", message, None)
+    desk.something_sent.clear()
+    sent = desk.take()
+    if len(sent) == 2:  # the acknowledgement and the first; on a slow machine more came through
+        await asyncio.wait_for(desk.something_sent.wait(), 5)
+        sent += desk.take()
+    assert sent[-1]["message"] == "third"
 
 
 async def test_progress_is_not_sent_to_who_did_not_ask(desk: Desk) -> None:

@@ -49,6 +49,10 @@ def test_the_messages_key_wins(settings: Settings) -> None:
     assert (binding.id, binding.key) == (3, "of-the-message")
 
 
+def test_a_pasted_key_loses_its_white_space(settings: Settings) -> None:
+    assert bind(settings, api_key=" of-the-message\r\n").key == "of-the-message"
+
+
 def test_what_this_connection_brought_earlier_wins_over_the_operators(settings: Settings) -> None:
     assert bind(settings, before=Binding(3, "earlier")).key == "earlier"
 

@@ -354,7 +354,7 @@ os._exit(9)
         assert "status 9" in (await sink.failure(1)).message
         assert (await bench.deaths.one()).returncode == 9
     finally:
-        kill(int(pid_file.read_text()))
+        kill(int(pid_file.read_text(encoding="utf-8")))
 
 
 @posix_only

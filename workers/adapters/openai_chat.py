@@ -39,6 +39,8 @@ __all__ = ["ADAPTER", "OpenAIChat"]
 
 LOAD_S: Final = 5.0
 """What a key check may take; a provider that is slower than that is used unchecked."""
+UNCHECKED_LOAD_S: Final = 1.0
+"""And where no check was asked for: only the list of models and a warm connection are at stake."""
 AFTER_END_S: Final = 1.0
 """How long usage and the mark of the end are waited for once the model has said that it ended."""
 MODELS_MAX: Final = 4096
@@ -128,7 +130,7 @@ class OpenAIChat(Adapter):
     async def _checked(self, upstream: Upstream, *, verify: bool) -> tuple[Warn, ...]:
         """Asks for the models, and for the key where that list is open; what is no refusal is a warning."""
         paths = [path for path in (self._quirks.key_check_path, self._quirks.models_path) if path]
-        share_s = LOAD_S / max(len(paths), 1)
+        share_s = (LOAD_S if verify else UNCHECKED_LOAD_S) / max(len(paths), 1)
         try:
             if self._quirks.key_check_path and self.binding.key and verify:
                 await upstream.get_json(self._quirks.key_check_path, timeout_s=share_s)
