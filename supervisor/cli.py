@@ -52,6 +52,9 @@ def main(argv: list[str]) -> int:
         return _Commands(home, flags).run()
     except ModuleError as exc:
         return fail(exc, ProgressLine(sys.stderr))
+    except BrokenPipeError:  # whoever read our output has enough; Python must not try to flush the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("\ninstall.py: interrupted; nothing half made is left", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -159,6 +159,15 @@ def test_the_list_says_what_is_installed_its_size_and_which_key_it_needs(site: S
     assert rows["demo"][2] in ("kB", "MB")
 
 
+def test_a_reader_that_has_enough_of_the_list_is_no_error(site: Site, home: Home) -> None:
+    process = site.start("--list", home=home.root, PYTHONUNBUFFERED="1")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    with process:
+        assert (process.stderr.read(), process.wait(PATIENCE_S)) == ("", 0)
+
+
 def test_what_is_removed_is_gone_and_can_be_installed_again(site: Site, home: Home) -> None:
     assert site.run("--llm", "giant", home=home.root).returncode == 0
     lock = site.checkout / "locks" / "large.txt"
