@@ -82,7 +82,8 @@ def main(argv: Sequence[str]) -> int:
         settings = load_settings(["--home", flags.home] if flags.home else [], os.environ, CHECKOUT)
         with contextlib.ExitStack() as stack:
             url = flags.url or stack.enter_context(_module(settings.home.root))
-            connection = stack.enter_context(_connected(url, settings.access.token))
+            connection = _connected(url, settings.access.token)
+            stack.enter_context(connection)
             chat = _Chat(connection, flags.provider, flags.model)
             chat.load()
             chat.talk()

@@ -28,8 +28,9 @@ from supervisor.lockfile import applies, marker_environment, read_pins
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
 
-BASE_PYTHON: Final = str(getattr(sys, "_base_executable", None) or sys.executable)
-"""The Python below the environment that runs the tests: it has the standard library alone, or nearly."""
+BASE_PYTHON: Final = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+"""The Python below the environment that runs the tests: it has the standard library alone, or nearly.
+On 3.10 an environment names itself here; its link leads to the one below."""
 
 POLL_S: Final = 0.02
 """Between two looks at what is waited for."""
@@ -95,7 +96,8 @@ def repack(directory: Path, name: str) -> Path:
             if inside and file.name not in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json"):
                 archive.write(str(file.locate()), file.as_posix())
         names = [*archive.namelist(), f"{info.parent.as_posix()}/RECORD"]
-        archive.writestr(names[-1], "".join(f"{name},,\n" for name in names))
+        record = zipfile.ZipInfo(names[-1])  # without the time: packed twice, the file has the same hash
+        archive.writestr(record, "".join(f"{name},,\n" for name in names))
     return wheel
 
 
