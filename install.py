@@ -12,7 +12,8 @@ OLDEST = (3, 10)
 
 if sys.version_info < OLDEST:
     found = "%d.%d (%s)" % (sys.version_info[0], sys.version_info[1], sys.executable)  # noqa: UP031  # also for Python 2
-    sys.exit("install.py needs Python 3.10 or newer, this is " + found + ": get a newer one from python.org.")
+    sys.stderr.write("install.py needs Python 3.10 or newer, this is %s: get one from python.org.\n" % found)  # noqa: UP031
+    sys.exit(2)  # as for every setting that cannot be used
 
 CHECKOUT = os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120
 sys.path[0] = CHECKOUT

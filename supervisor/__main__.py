@@ -9,7 +9,9 @@ import os
 import sys
 
 if sys.version_info < (3, 10):  # noqa: UP036  # this line is for the Pythons that are too old
-    sys.exit("The w-AI-fu LLM module needs Python 3.10 or newer, this is %d.%d." % sys.version_info[:2])  # noqa: UP031
+    found = "%d.%d" % sys.version_info[:2]  # noqa: UP031
+    sys.stderr.write("The w-AI-fu LLM module needs Python 3.10 or newer, this is " + found + ".\n")
+    sys.exit(2)  # as for every setting that cannot be used
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  # pathlib comes later
 if not __package__:
