@@ -150,6 +150,9 @@ class Pool:
             provisioned = self._loop.time()
             slot.report("start", f"Starting the worker of {slot.provider.name}.", None)
             await worker.start()
+        except OSError as exc:  # its Python is gone, or the system has no process or descriptor to give
+            reason = exc.strerror or type(exc).__name__
+            raise WorkerError(f"The worker of {slot.provider.name} cannot be started: {reason}.") from exc
         finally:
             slot.starting = None
         spent = round((self._loop.time() - provisioned) * 1000)
@@ -184,6 +187,7 @@ class Pool:
             return
         task = asyncio.create_task(self._when_running(slot, binding, number, job, accepted))
         slot.waiting[number] = (sink, task)
+        task.add_done_callback(lambda done: self._waited(slot, number, done))
 
     def _hand_over(
         self, slot: _Slot, worker: Worker, binding: int, number: int, job: Job, sink: Sink, accepted: float
@@ -210,6 +214,15 @@ class Pool:
             sink.ended(number, Outcome(failure))
         else:
             self._hand_over(slot, worker, binding, number, job, sink, accepted)
+
+    def _waited(self, slot: _Slot, number: int, task: asyncio.Task[None]) -> None:
+        """The end of a wait: whoever was neither started nor told by then met a bug of ours, and is told."""
+        exc = None if task.cancelled() else task.exception()
+        if exc is not None:
+            log.error("generation not started provider=%s", slot.provider.id, exc_info=exc)
+        if number in slot.waiting:
+            sink, _ = slot.waiting.pop(number)
+            sink.ended(number, Outcome(failure_of(exc or asyncio.CancelledError())))
 
     async def _bound(self, slot: _Slot, binding: int) -> Worker:
         """The worker, running and knowing that binding."""

@@ -313,6 +313,31 @@ async def test_a_waiting_generation_hears_why_the_restart_failed(shop: Shop) -> 
     assert shop.state == "down"
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (
+            FileNotFoundError(2, "No such file or directory"),
+            Code.WORKER_CRASHED,
+            "cannot be started: No such file",
+        ),
+        (RuntimeError("a bug"), Code.UNEXPECTED, "its log has the traceback"),
+    ],
+    ids=["its Python is gone", "a bug of ours"],
+)
+async def test_a_waiting_generation_ends_once_whatever_stops_the_restart(
+    shop: Shop, error: Exception, code: Code, words: str
+) -> None:
+    await shop.load()
+    shop.prepare = lambda worker: setattr(worker, "start_error", error)
+    shop.made[0].die()
+    sink = FakeSink()
+    shop.generate(1, sink)
+    failure = await sink.failure(1)
+    assert (failure.code, words in failure.message) == (code, True)
+    assert not shop.pool.snapshot()[0]["open_requests"]
+
+
 async def test_a_death_while_the_bindings_are_given_anew_costs_one_restart_and_no_more(shop: Shop) -> None:
     await shop.load()
     shop.prepare = lambda worker: worker.bindings.may_bind.clear()
