@@ -7,6 +7,7 @@ Exit codes (protocol, section 5): 0 closed, 1 unexpected, 2 bad arguments or set
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import itertools
 import json
@@ -179,15 +180,17 @@ class App:
     async def status(self) -> Mapping[str, Any]:
         """The fields of `status_done`."""
         workers = self._pool.snapshot()
-        pids = [worker["pid"] for worker in workers if worker["pid"] is not None]
-        sampled = await asyncio.to_thread(spawn.sample, pids)
-        for worker in workers:
-            memory, cpu = sampled.get(worker["pid"], (None, None))
-            worker.update(memory_bytes=memory, cpu_s=cpu)
+        sampled = await asyncio.to_thread(spawn.sample, [w.pid for w in workers if w.pid is not None])
+        seen = [
+            dataclasses.replace(w, memory_bytes=sampled[w.pid][0], cpu_s=sampled[w.pid][1])
+            if w.pid in sampled
+            else w
+            for w in workers
+        ]
         return {
             "version": VERSION,
             "uptime_s": round(time.monotonic() - self._started, 3),
-            "workers": workers,
+            "workers": [worker.fields() for worker in seen],
         }
 
     def provider_details(self) -> Mapping[str, Mapping[str, Any]]:

@@ -19,6 +19,7 @@ from supervisor.bindings import Binding
 from supervisor.catalog import Provider
 from supervisor.commands import LoadResult, Outcome
 from supervisor.errors import Failure, ModuleError, WorkerError, failure_of
+from supervisor.health import WorkerHealth
 from supervisor.inflight import Sink
 from supervisor.jobs import Job
 from supervisor.worker import Death, Worker, WorkerState
@@ -77,6 +78,7 @@ class _Slot:
         self.listeners: set[ReportProgress] = set()
         self.deaths: deque[float] = deque()
         self.restarts = 0
+        self.died = 0
         self.timings_ms: dict[str, int] = {}
         self.last_error: str | None = None
         self.down = False
@@ -265,6 +267,7 @@ class Pool:
         slot = self._slots[worker.provider.id]
         slot.worker = None
         slot.last_error = death.words
+        slot.died += 1
         now = time.monotonic()
         slot.deaths.append(now)
         while slot.deaths[0] < now - self._limits.restart_window_s:
@@ -310,7 +313,7 @@ class Pool:
             f"{self._limits.restart_window_s:g} s. Last: {slot.last_error} Load it to try once more."
         )
 
-    def snapshot(self) -> list[dict[str, Any]]:
+    def snapshot(self) -> list[WorkerHealth]:
         """What operators want to know of every worker."""
         return [_described(slot) for slot in self._slots.values()]
 
@@ -332,19 +335,20 @@ class Pool:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _described(slot: _Slot) -> dict[str, Any]:
+def _described(slot: _Slot) -> WorkerHealth:
     worker = slot.worker
     state = worker.state.value if worker is not None else "down" if slot.down else "dead"
-    return {
-        "provider": slot.provider.id,
-        "state": "starting" if slot.starting is not None else state,
-        "pid": worker.pid if worker is not None else None,
-        "uptime_s": round(time.monotonic() - worker.started_at, 3) if worker is not None else 0.0,
-        "restarts": slot.restarts,
-        "open_requests": len(worker.requests) if worker is not None else 0,
-        "finished_requests": worker.requests.finished if worker is not None else 0,
-        "last_error": slot.last_error,
-    }
+    return WorkerHealth(
+        provider=slot.provider.id,
+        state="starting" if slot.starting is not None else state,
+        pid=worker.pid if worker is not None else None,
+        uptime_s=round(time.monotonic() - worker.started_at, 3) if worker is not None else 0.0,
+        restarts=slot.restarts,
+        deaths=slot.died,
+        open_requests=len(worker.requests) if worker is not None else 0,
+        finished_requests=worker.requests.finished if worker is not None else 0,
+        last_error=slot.last_error,
+    )
 
 
 def _nobody(_phase: str, _message: str, _fraction: float | None) -> None:

@@ -85,7 +85,7 @@ class Shop:
     def state(self) -> str:
         """What `status` says of the worker."""
         (row,) = self.pool.snapshot()
-        return str(row["state"])
+        return row.state
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ async def test_a_failed_provision_fails_the_load_and_the_next_one_tries_again(sh
     shop.provision_errors.append(ProvisionError("No room on the disk."))
     with pytest.raises(ProvisionError, match="No room"):
         await shop.load()
-    assert shop.pool.snapshot()[0]["last_error"] == "No room on the disk."
+    assert shop.pool.snapshot()[0].last_error == "No room on the disk."
     await shop.load()
     assert shop.state == "ready"
 
@@ -242,7 +242,7 @@ async def test_a_death_ends_what_was_open_and_the_next_worker_knows_every_bindin
     assert worker.bindings.bound == {1, 2}
     assert [(verify, model) for _, verify, model in worker.bindings.asked] == [(False, None)] * 2
     assert not worker.requests.open
-    assert shop.pool.snapshot()[0]["restarts"] == 1
+    assert shop.pool.snapshot()[0].restarts == 1
 
 
 async def test_a_generation_during_a_restart_waits_and_is_served(shop: Shop) -> None:
@@ -335,7 +335,7 @@ async def test_a_waiting_generation_ends_once_whatever_stops_the_restart(
     shop.generate(1, sink)
     failure = await sink.failure(1)
     assert (failure.code, words in failure.message) == (code, True)
-    assert not shop.pool.snapshot()[0]["open_requests"]
+    assert not shop.pool.snapshot()[0].open_requests
 
 
 async def test_a_death_while_the_bindings_are_given_anew_costs_one_restart_and_no_more(shop: Shop) -> None:
@@ -535,5 +535,5 @@ async def test_two_providers_have_two_workers(real: RealShop) -> None:
     await real.load(1)
     other = replace(PROVIDER, id="other", name="Other")
     await soon(real.pool.load(other, Binding(2), LoadOptions(), ignore_progress), START_WAIT_S)
-    assert [row["provider"] for row in real.pool.snapshot()] == ["demo", "other"]
+    assert [row.provider for row in real.pool.snapshot()] == ["demo", "other"]
     assert real.made[0].pid != real.made[1].pid
