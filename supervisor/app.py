@@ -7,7 +7,6 @@ Exit codes (protocol, section 5): 0 closed, 1 unexpected, 2 bad arguments or set
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import errno
 import itertools
 import json
@@ -53,7 +52,8 @@ EXIT_INTERRUPTED: Final = 130
 SETTLE_S: Final = 1.0
 """At the end, for open requests to get their terminal messages (a worker lets go within half of it)."""
 SETTLE_POLL_S: Final = 0.01
-PARENT_POLL_S: Final = 1.0
+PARENT_POLL_S: Final = 0.5
+"""Only where a parent was named: everything is to be gone two seconds after it."""
 
 
 class App:
@@ -66,6 +66,8 @@ class App:
         self._clients: set[Client] = set()
         self._started = time.monotonic()
         self._ending = asyncio.Event()
+        self._hurried = asyncio.Event()
+        """Somebody asked twice: what is not over yet ends with the process, and with it its workers."""
         self._exit_code = 0
         self._environment = spawn.worker_environment(os.environ)
         self._pool = Pool(self._make_worker, settings.pool)
@@ -91,7 +93,7 @@ class App:
         finally:
             for watcher in watchers:
                 watcher.cancel()
-            await self._shut_down()
+            await self._shut_down_unless_hurried()
         return self._exit_code
 
     def close(self) -> None:
@@ -99,9 +101,13 @@ class App:
         self._ending.set()
 
     def _signalled(self, name: str) -> None:
-        log.info("module ending reason=%s", name)
         if name == "SIGINT":
             self._exit_code = EXIT_INTERRUPTED
+        if self._ending.is_set():
+            log.warning("module ending at once reason=%s", name)
+            self._hurried.set()
+            return
+        log.info("module ending reason=%s", name)
         self._ending.set()
 
     def _watchers(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[None]]:
@@ -118,6 +124,14 @@ class App:
             await asyncio.sleep(PARENT_POLL_S)
         log.info("module ending reason=parent_gone parent=%d", pid)
         self._ending.set()
+
+    async def _shut_down_unless_hurried(self) -> None:
+        steps = [asyncio.create_task(self._shut_down()), asyncio.create_task(self._hurried.wait())]
+        await asyncio.wait(steps, return_when=asyncio.FIRST_COMPLETED)
+        for step in steps:
+            step.cancel()
+        if steps[0].done() and not steps[0].cancelled():
+            steps[0].result()  # a bug in it is one of the module's
 
     async def _shut_down(self) -> None:
         """Requests end with INTERRUPT, clients get told, workers stop; every step is bounded."""
@@ -179,18 +193,10 @@ class App:
 
     async def status(self) -> Mapping[str, Any]:
         """The fields of `status_done`."""
-        workers = self._pool.snapshot()
-        sampled = await asyncio.to_thread(spawn.sample, [w.pid for w in workers if w.pid is not None])
-        seen = [
-            dataclasses.replace(w, memory_bytes=sampled[w.pid][0], cpu_s=sampled[w.pid][1])
-            if w.pid in sampled
-            else w
-            for w in workers
-        ]
         return {
             "version": VERSION,
             "uptime_s": round(time.monotonic() - self._started, 3),
-            "workers": [worker.fields() for worker in seen],
+            "workers": [worker.fields() for worker in self._pool.snapshot()],
         }
 
     def provider_details(self) -> Mapping[str, Mapping[str, Any]]:

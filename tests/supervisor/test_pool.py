@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 
-import supervisor.pool as pool_module
+import supervisor.restarts as restarts_module
 import supervisor.worker as worker_module
 from supervisor.bindings import Binding
 from supervisor.catalog import Provider
 from supervisor.commands import LoadResult
 from supervisor.errors import Failure, ProvisionError, WorkerError
-from supervisor.pool import LoadOptions, Pool, PoolLimits, ReportProgress
+from supervisor.pool import LoadOptions, Pool, ReportProgress
+from supervisor.restarts import PoolLimits
 from supervisor.spawn import worker_environment
 from supervisor.worker import Death, Worker, WorkerLimits, WorkerState
 from tests.supervisor.fakes import (
@@ -90,8 +91,8 @@ class Shop:
 
 @pytest.fixture
 async def shop(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shop]:
-    monkeypatch.setattr(pool_module, "RESTART_PAUSES_S", (0.0,))
-    shop = Shop(restarts=3)
+    monkeypatch.setattr(restarts_module, "PAUSES_S", (0.0,))
+    shop = Shop(restarts=3, start_again_s=1e-9)
     yield shop
     await soon(shop.pool.close())
 
@@ -414,7 +415,7 @@ async def test_a_load_by_hand_gives_a_provider_that_is_down_one_more_try(shop: S
 
 
 async def test_deaths_long_ago_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "RESTART_PAUSES_S", (0.0,))
+    monkeypatch.setattr(restarts_module, "PAUSES_S", (0.0,))
     shop = Shop(restarts=1, restart_window_s=1e-9)
     await shop.load()
     for index in range(5):
