@@ -124,7 +124,7 @@ def watch_interpreter(silent_s: float) -> None:
     """Lets a worker that holds its interpreter for `silent_s` write its stacks to stderr, where nobody else
     can ask it to: elsewhere than on Windows the supervisor's SIGABRT does."""
     if sys.platform == "win32":
-        import faulthandler
+        import faulthandler  # not before the claim
 
         def re_arm() -> None:
             pause = threading.Event()
@@ -273,7 +273,7 @@ if sys.platform != "win32":
         that the boot has not imported already, so it costs what its page tables cost."""
 
         def __init__(self, worker: int, supervisor: int, read_fd: int) -> None:
-            import select
+            import select  # these after the claim, and in the nanny alone
             import signal
             import time
 
@@ -383,7 +383,7 @@ if sys.platform == "linux":
     def _adopt_orphans() -> None:
         """Whoever loses its parent below us becomes our child, also one that made itself a daemon."""
         try:
-            import ctypes
+            import ctypes  # after the claim: it maps a C library
         except ImportError:
             return  # the worker says so
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

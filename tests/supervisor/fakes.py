@@ -161,6 +161,7 @@ class FakeWorker:
         self.start_error: ModuleError | None = None
         self.bind_error: ModuleError | None = None
         self.stopped = 0
+        self.has_stopped = asyncio.Event()
         self.starts = 0
         self.watch = None
         self._on_death = on_death
@@ -178,6 +179,7 @@ class FakeWorker:
     async def stop(self, reason: str = "closing") -> None:
         """Ends at once."""
         self.stopped += 1
+        self.has_stopped.set()
         self.state = WorkerState.DEAD
 
     def die(self, words: str = "signal 9 (SIGKILL)") -> None:
