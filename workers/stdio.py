@@ -38,6 +38,8 @@ LEAVE_S: Final = 3.0
 """For a worker whose wire has ended while its supervisor lives; longer than the supervisor itself waits."""
 HUP_POLL_MS: Final = 5
 """A dying supervisor's pipes end a moment before it is no longer our parent."""
+IDLE_POLL_MS: Final = None if sys.platform == "linux" else 1000
+"""Linux tells a nanny of the wire's end whatever else it waits for; of other systems that is not known."""
 SWEEP_S: Final = 1.0
 """For what a worker had started to be gone after SIGKILL."""
 SWEEP_POLL_S: Final = 0.002
@@ -315,7 +317,7 @@ if sys.platform != "win32":
 
         def _wait(self) -> None:
             """Until a signal, or the wire's end; after that end in short steps."""
-            for fd, _ in self._poll.poll(None if self._ended_at is None else HUP_POLL_MS):
+            for fd, _ in self._poll.poll(IDLE_POLL_MS if self._ended_at is None else HUP_POLL_MS):
                 if fd == self._wire_fd:
                     self._poll.unregister(fd)
                     self._ended_at = self._now()
