@@ -70,7 +70,7 @@ class Bindings:
         self.bound: set[int] = set()
 
     @property
-    def binding(self) -> bool:
+    def loading(self) -> bool:
         """Whether a load is under way."""
         return bool(self._pending)
 

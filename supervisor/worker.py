@@ -284,18 +284,16 @@ class Worker:
             return
         log.error("worker at fault provider=%s pid=%s reason=%r", self.provider.id, self.pid, words)
         self._fault = Death(code, words, None)
-        if hung:
-            self._own(self._end_hung(self._group))
-        else:
-            self._group.end()
+        self._own(self._put_down(self._group, hung=hung))
 
-    async def _end_hung(self, group: spawn.Group) -> None:
-        await self._abort()
-        if not self.dead.is_set():
-            group.end()
-            await _within(self.dead.wait(), STOP_END_S)
-        if not self.dead.is_set():
-            group.kill()
+    async def _put_down(self, group: spawn.Group, *, hung: bool) -> None:
+        if hung:
+            await self._abort()
+        for step, wait_s in ((group.end, STOP_END_S), (group.kill, STOP_KILL_S)):
+            if self.dead.is_set():
+                return
+            step()
+            await _within(self.dead.wait(), wait_s)
 
     async def _abort(self) -> None:
         """Makes it write its stacks and die, if it still can."""
@@ -321,7 +319,7 @@ class Worker:
 
     def is_excused(self) -> bool:
         """Whether it loads something for a client: that has a time limit of its own."""
-        return self.bindings.binding
+        return self.bindings.loading
 
     # ---- its pipes
 
