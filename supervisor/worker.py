@@ -379,7 +379,8 @@ class Worker:
         self._move(WorkerState.DEAD)
         if self._watching is not None:
             self._watching.cancel()
-        error = BootError(death.words, code=death.code)
+        kind = BootError if was is WorkerState.STARTING else WorkerError
+        error = kind(death.words, code=death.code)
         futures: tuple[asyncio.Future[Any], ...] = (self._hello, self._ready)
         for future in futures:
             if not future.done():

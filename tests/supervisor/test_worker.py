@@ -42,7 +42,7 @@ def down():
         data = os.read(0, 65536)
         if not data:
             os._exit(0)
-        waiting.extend(decoder.feed(data))
+        waiting.extend(frame for frame in decoder.feed(data) if type(frame) is not wire.Ping)
     return waiting.pop(0)
 
 def hello(version=wire.VERSION, nonce=nonce):
