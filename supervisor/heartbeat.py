@@ -74,10 +74,6 @@ class Pulse:
 
     def ping(self, now: float) -> int:
         """A ping leaves now; its serial number."""
-        late_s = now - self._last_beat - self._interval_s
-        if late_s > self._interval_s * (LATE_BEATS - 1):
-            self._answered = {source: at + late_s for source, at in self._answered.items()}
-        self._last_beat = now
         self._serial += 1
         self._sent.append((self._serial, now))
         return self._serial
@@ -102,7 +98,8 @@ class Pulse:
         return now - min(self._answered.values())
 
     def judge(self, now: float, *, cpu_percent: float | None) -> Verdict:
-        """Takes the condition from what is known now, and says what to do."""
+        """A beat: takes the condition from what is known now, and says what to do."""
+        self._allow_for_our_sleep(now)
         self.condition = self._look(now, cpu_percent)
         silence_s = self.silence_s(now)
         if self.condition is Condition.WELL:
@@ -115,6 +112,12 @@ class Pulse:
             return Verdict.NOTHING
         self._reported = True
         return Verdict.REPORT
+
+    def _allow_for_our_sleep(self, now: float) -> None:
+        late_s = now - self._last_beat - self._interval_s
+        self._last_beat = now
+        if late_s > self._interval_s * (LATE_BEATS - 1):
+            self._answered = {source: at + late_s for source, at in self._answered.items()}
 
     def _look(self, now: float, cpu_percent: float | None) -> Condition:
         if self.silence_s(now) < self._limits.report_s:

@@ -15,9 +15,26 @@ from supervisor.catalog import load_catalog
 from supervisor.home import find_home
 from supervisor.provision import Recipe, provision
 from tests.e2e.client import Client, connect
+from tests.e2e.figures import Figures, tables
+from tests.e2e.hostile import IMPATIENT, make_hostile
 from tests.e2e.module import Installation, Module
 from tests.e2e.upstream import Upstream
 from tests.wheelhouse import CHECKOUT, copy_checkout, repack_lock
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what was measured."""
+    for title, lines in tables():
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def figures() -> Figures:
+    """Where a test puts what it measured."""
+    return Figures()
+
 
 ENVIRONMENTS: Final = ("base", "http")
 BACKLOG: Final = 128
@@ -47,6 +64,28 @@ def installation(unprovisioned: Installation, tmp_path_factory: pytest.TempPathF
         recipe = Recipe(name, place.checkout / "locks" / f"{name}.txt", envs[name].imports)
         provision(find_home(str(place.home), {}), recipe, wheelhouse=place.wheels)
     return place
+
+
+@pytest.fixture(scope="session")
+def hostile_place(unprovisioned: Installation, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """An installation with providers that misbehave."""
+    return make_hostile(unprovisioned, tmp_path_factory.mktemp("hostile hôme"))
+
+
+@pytest.fixture
+def impatient(hostile_place: Installation) -> Iterator[Module]:
+    """A module of it that waits for nobody."""
+    with Module(hostile_place, IMPATIENT) as running:
+        yield running
+
+
+@pytest.fixture
+async def hostile(impatient: Module) -> AsyncIterator[Client]:
+    """A connection that has loaded a provider that misbehaves."""
+    async with connect(impatient) as client:
+        done = await client.load("hostile")
+        assert done["is_error"] is False, done.get("message")
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +134,7 @@ async def seed_openai(module: Module, upstream: Upstream) -> AsyncIterator[Clien
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(connect(module, seed=True))
         done = await client.load("openai", api_key=module.new_key())
-        assert done["is_error"] is False, done
+        assert done["is_error"] is False, done.get("message")
         yield client
     module.check_keys()
 

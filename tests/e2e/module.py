@@ -55,6 +55,8 @@ class Module:
     variables: dict[str, str] = field(default_factory=dict)
     port: int = 0
     keys: list[str] = field(default_factory=list)
+    parent: subprocess.Popen[bytes] | None = None
+    """The process that it was told is its parent, where there is one."""
 
     def __enter__(self) -> Module:
         self.start()

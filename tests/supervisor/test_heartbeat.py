@@ -103,9 +103,9 @@ def test_what_the_supervisor_slept_through_is_no_silence() -> None:
     patient = Patient()
     patient.beat(answers=BOTH)
     patient.now += 60  # SIGSTOP, or a closed laptop: neither pings nor answers
-    patient.pulse.ping(patient.now)
-    assert patient.pulse.judge(patient.now, cpu_percent=0.0) is NOTHING
+    assert patient.beat() is NOTHING
     assert patient.pulse.silence_s(patient.now) == BEAT_S
+    assert patient.beat() is REPORT  # it does not answer now either
 
 
 def test_an_excuse_lets_the_silence_begin_anew() -> None:
