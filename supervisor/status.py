@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--watch", action="store_true", help=f"again each {REFRESH_S:g} s, until Ctrl-C")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
     parser.add_argument(
-        "--port", type=int, metavar="N", help="where it listens on this machine (default 7562)"
+        "--port", type=_port, metavar="N", help="where it listens on this machine (default 7562)"
     )
     parser.add_argument("--url", metavar="ws://…", help="a module elsewhere")
     parser.add_argument("--home", metavar="DIR", help="whose settings name the port and the token")
@@ -130,7 +130,7 @@ def _connected(url: str, token: str | None) -> ClientConnection:
             close_timeout=GOODBYE_S,
             proxy=None,  # the module is on this machine, whatever the proxy variables say
         )
-    except InvalidURI as exc:
+    except (InvalidURI, ValueError) as exc:  # ValueError: its port
         raise SettingsError(f"{url} is not a WebSocket URL, such as ws://127.0.0.1:7562") from exc
     except InvalidStatus as exc:
         if exc.response.status_code == UNAUTHORIZED:

@@ -294,12 +294,14 @@ class ServerUnderTest:
         self.clients: list[FakeClient] = []
         self._came = asyncio.Event()
         self.server = Server(access, limits, self._new_client, self._answer)
+        self.echo = True
         self.port = 0
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
     def _new_client(self, connection: Connection) -> FakeClient:
         client = FakeClient(connection)
+        client.echo = self.echo
         self.clients.append(client)
         self._came.set()
         return client
