@@ -29,9 +29,9 @@ __all__ = ["LogFiles", "register_secret", "scrub", "start_logging"]
 FILE_BYTES: Final = 2 << 20
 FILES_KEPT: Final = 5
 """Ten megabytes in all: a day of a busy stream, and small enough to attach to a report."""
-QUEUE_RECORDS: Final = 4_000
-"""A sink's: four seconds of a worker that floods its stderr, and some four megabytes while nobody reads."""
-BATCH_RECORDS: Final = 200
+QUEUE_RECORDS: Final = 2_000
+"""Of one sink: two seconds of a worker that floods its stderr, and two megabytes or so while nobody reads."""
+BATCH_RECORDS: Final = 50
 """Written with one system call: a thread that waits for the interpreter's lock at each line falls behind."""
 STOP_S: Final = 0.5
 """For the last lines at the end, in all; a parent that does not read our stderr must not keep us alive."""

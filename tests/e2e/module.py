@@ -55,6 +55,8 @@ class Module:
     variables: dict[str, str] = field(default_factory=dict)
     port: int = 0
     keys: list[str] = field(default_factory=list)
+    stderr_end: IO[bytes] | None = None
+    """What it gets as its stderr instead of a file; the test's to close."""
 
     def __enter__(self) -> Module:
         self.start()
@@ -76,7 +78,7 @@ class Module:
             cwd=self._folder.name,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._stderr,
+            stderr=self.stderr_end or self._stderr,
             encoding="utf-8",
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
