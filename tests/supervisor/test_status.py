@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from supervisor import status
+from supervisor.config import load_settings
 from supervisor.health import WorkerHealth
 from supervisor.server import Access
 from supervisor.status import _can_be_cleared, _duration, _table, main
@@ -321,6 +322,6 @@ def make_url(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     def url(host: str) -> str:
         monkeypatch.setenv("WAIFU_LLM_HOST", host)
         monkeypatch.setenv("WAIFU_LLM_TOKEN", "a-secret-token")
-        return status._url(status.load_settings([], os.environ, status.CHECKOUT), None)
+        return status._url(load_settings([], os.environ, status.CHECKOUT), None)
 
     return url
