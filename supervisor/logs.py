@@ -120,11 +120,12 @@ def _typed(value: object) -> object:
     return scrub(str(value))
 
 
-class _Text(logging.StreamHandler[io.StringIO]):
+class _Text(logging.StreamHandler):  # type: ignore[type-arg]  # Python 3.10's cannot be subscripted
     """Makes text of records; one that cannot be formatted leaves its template, and the rest goes on."""
 
     def __init__(self, formatter: logging.Formatter) -> None:
-        super().__init__(io.StringIO())
+        self._made = io.StringIO()
+        super().__init__(self._made)
         self.setFormatter(formatter)
 
     def handleError(self, record: logging.LogRecord) -> None:
@@ -133,9 +134,9 @@ class _Text(logging.StreamHandler[io.StringIO]):
 
     def take(self) -> str:
         """The text since the last call."""
-        text = self.stream.getvalue()
-        self.stream.seek(0)
-        self.stream.truncate()
+        text = self._made.getvalue()
+        self._made.seek(0)
+        self._made.truncate()
         return text
 
 
@@ -156,7 +157,7 @@ class _Remembering(logging.Handler):
         self.failed = True
 
 
-class _Stream(_Remembering, logging.StreamHandler[Any]):
+class _Stream(_Remembering, logging.StreamHandler):  # type: ignore[type-arg]  # as above
     """Our stderr."""
 
 

@@ -194,7 +194,7 @@ def _of_workers(workers: Sequence[WorkerHealth]) -> Iterator[_Family]:
 
 def _states(workers: Iterable[WorkerHealth]) -> Iterator[Sample]:
     for worker in workers:
-        for state in STATES:
+        for state in dict.fromkeys((*STATES, worker.state)):
             yield "", {"provider": worker.provider, "state": state}, int(worker.state == state)
 
 
