@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from supervisor.commands import Outcome
 from supervisor.health import STATES, ModuleHealth, WorkerHealth
@@ -118,8 +117,7 @@ class _Tally:
 # ---------------------------------------------------------------- families
 
 
-@dataclass(frozen=True, slots=True)
-class _Family:
+class _Family(NamedTuple):
     """One metric: its name, its type, what it says, and its samples."""
 
     name: str

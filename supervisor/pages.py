@@ -9,8 +9,7 @@ from __future__ import annotations
 import enum
 import http
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from supervisor.health import WorkerHealth
 
@@ -28,9 +27,8 @@ class Page(enum.Enum):
     METRICS = "/metrics"
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One page that somebody wants."""
+class Question(NamedTuple):
+    """One page that somebody wants. A tuple: a dataclass costs the way to ready half a millisecond."""
 
     page: Page
     verbose: bool = False
@@ -41,8 +39,7 @@ class Question:
         return self.verbose or self.page is Page.METRICS
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What is sent back."""
 
     text: str
