@@ -45,6 +45,12 @@ MASK: Final = "***"
 _KEY_LIKE: Final = re.compile(r"(?i)\b(?:sk|gsk|xai|hf|pst|r8|key|bearer)[-_ ][A-Za-z0-9_\-.]{12,}")
 _PLACE: Final = re.compile(r"(?:(\w+)=)?%(?:%|[-#0 +]*\d*(?:\.\d+)?([a-zA-Z]))")
 """One place of a template, `pid=%s` or `%s`; `%%` is none, and has no second group."""
+_CONTROL: Final = {
+    **{code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != ord("\t")},
+    ord("\r"): "\\r",
+    ord("\n"): "\\n",
+}
+"""What a line may not do: begin another one, or steer the terminal that shows it."""
 _secrets: set[str] = set()
 
 
@@ -61,7 +67,7 @@ def scrub(text: str) -> str:
     text = _KEY_LIKE.sub(MASK, text)
     if len(text) > LINE_MAX_CHARS:
         text = text[:LINE_MAX_CHARS] + "…"
-    return text.replace("\r", "\\r").replace("\n", "\\n").replace("\x1b", "\\x1b")
+    return text.translate(_CONTROL)
 
 
 # ---------------------------------------------------------------- lines

@@ -121,11 +121,11 @@ def test_of_two_secrets_the_longer_is_masked_whole() -> None:
 
 def test_an_event_is_one_bounded_line(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr, files = written(monkeypatch, None)
-    log.info("one\ntwo\r\x1b[31mred")
+    log.info("one\ntwo\r\x1b[31mred\ttab\x07\x85\x9b1m\x00")
     log.info("x" * 100_000)
     close(files)
     first, second = stderr.getvalue().splitlines()
-    assert first.endswith("one\\ntwo\\r\\x1b[31mred")
+    assert first.endswith("one\\ntwo\\r\\x1b[31mred\ttab\\x07\\x85\\x9b1m\\x00")
     assert "INFO" in first
     assert len(second) < logs.LINE_MAX_CHARS + 100
 
