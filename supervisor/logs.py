@@ -40,6 +40,8 @@ SECRET_MIN_CHARS: Final = 6
 LINE_MAX_CHARS: Final = 4_000
 TEMPLATES_KEPT: Final = 500
 """Of log calls, taken apart; ours are fewer, and a library that builds its own must not fill the memory."""
+DIGITS: Final = 6
+"""Of a number that is not whole: no measurement of ours has more that mean anything."""
 MASK: Final = "***"
 
 _KEY_LIKE: Final = re.compile(r"(?i)\b(?:sk|gsk|xai|hf|pst|r8|key|bearer)[-_ ][A-Za-z0-9_\-.]{12,}")
@@ -122,7 +124,7 @@ def _typed(value: object) -> object:
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float) and math.isfinite(value):
-        return value
+        return float(f"{value:.{DIGITS}g}")
     return scrub(str(value))
 
 

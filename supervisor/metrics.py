@@ -48,6 +48,9 @@ TOKENS: Final = {
 }
 """As `usage` names them; a metric each, for a sum over labels would count the last two twice."""
 
+MICROSECONDS: Final = 6
+"""Decimals of a value that is not whole; what follows them is noise."""
+
 Sample: TypeAlias = "tuple[str, Mapping[str, str], float]"
 """What follows the metric's name, the labels, the value."""
 
@@ -130,7 +133,7 @@ class _Family(NamedTuple):
         yield f"# HELP {name} {self.help}"
         yield f"# TYPE {name} {self.kind}"
         for suffix, labels, value in self.samples:
-            yield f"{name}{suffix}{_labels(labels)} {value}"
+            yield f"{name}{suffix}{_labels(labels)} {round(value, MICROSECONDS)}"
 
 
 def _of_requests(tallies: Mapping[str, _Tally]) -> Iterator[_Family]:

@@ -61,7 +61,9 @@ def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     }
 
 
-def status_command(module: Module, *flags: str, **variables: str) -> subprocess.Popen[str]:
+def status_command(
+    module: Module, *flags: str, stdout: int = subprocess.PIPE, **variables: str
+) -> subprocess.Popen[str]:
     """The command, started as a person does."""
     kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TEMP") if name in os.environ}
     place = module.installation
@@ -69,7 +71,7 @@ def status_command(module: Module, *flags: str, **variables: str) -> subprocess.
     return subprocess.Popen(
         [*argv, "--port", str(module.port), *flags],
         env={**kept, STAY_VARIABLE: "1", **variables},
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         encoding="utf-8",
     )
@@ -174,6 +176,21 @@ def test_watch_goes_on_until_ctrl_c(module: Module) -> None:
         code, _, err = finished(process)
     assert (code, err) == (0, "")
     assert reports[1]["uptime_s"] > reports[0]["uptime_s"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX terminals")
+def test_watch_writes_over_a_terminal(module: Module) -> None:
+    import pty  # Windows has none
+
+    ours, its = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        process = status_command(module, "--watch", TERM="xterm", stdout=its)
+        os.close(its)
+        shown = b""
+        while shown.count(b"\x1b[H\x1b[2Jmodule ") < 2:
+            shown += screen.read(4096)
+        process.send_signal(signal.SIGINT)
+        assert finished(process)[0] == 0
 
 
 def test_the_status_of_a_module_that_has_ended_is_1(installation: Installation) -> None:

@@ -181,7 +181,7 @@ def entries(stderr: io.StringIO) -> list[dict[str, Any]]:
 def test_a_json_line_has_the_events_words_and_its_fields_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr, files = written(monkeypatch, None, json_lines=True)
     log.info("worker ready provider=%s pid=%s ms=%d", "groq", 41, 812)
-    log.info("module closed uptime_s=%.1f pid=%s reason=%r", 12.34, None, "it\nends")
+    log.info("module closed uptime_s=%.1f pid=%s reason=%r", 12.340000000000002, None, "it\nends")
     log.info("100 %% done")
     log.info("lines of %s n=%d", "a file", 3)
     log.info("plain")
