@@ -178,10 +178,8 @@ def test_watch_goes_on_until_ctrl_c(module: Module) -> None:
     assert reports[1]["uptime_s"] > reports[0]["uptime_s"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX terminals")
 def test_watch_writes_over_a_terminal(module: Module) -> None:
-    import pty  # Windows has none
-
+    pty: Any = pytest.importorskip("pty", reason="this system has no pseudo terminals")
     ours, its = pty.openpty()
     with os.fdopen(ours, "rb", buffering=0) as screen:
         process = status_command(module, "--watch", TERM="xterm", stdout=its)
