@@ -26,7 +26,7 @@ from supervisor.commands import Outcome
 from supervisor.config import Settings, load_settings
 from supervisor.environments import find
 from supervisor.errors import ProvisionError, SettingsError
-from supervisor.health import ModuleHealth, Pulse, Report, measured
+from supervisor.health import HealthLines, ModuleHealth, Report, measured
 from supervisor.logs import LogFiles, start_logging
 from supervisor.metrics import CONTENT_TYPE, Metrics
 from supervisor.pages import Answer, Page, Question, ready_answer
@@ -56,7 +56,8 @@ EXIT_INTERRUPTED: Final = 130
 SETTLE_S: Final = 1.0
 """At the end, for open requests to get their terminal messages (a worker lets go within half of it)."""
 SETTLE_POLL_S: Final = 0.01
-PARENT_POLL_S: Final = 1.0
+PARENT_POLL_S: Final = 0.5
+"""Only where a parent was named: everything is to be gone two seconds after it."""
 
 
 class App:
@@ -70,12 +71,14 @@ class App:
         self._clients: set[Client] = set()
         self._started = time.monotonic()
         self._ending = asyncio.Event()
+        self._hurried = asyncio.Event()
+        """Somebody asked twice: what is not over yet ends with the process, and with it its workers."""
         self._exit_code = 0
         self._environment = spawn.worker_environment(os.environ)
         self._pool = Pool(self._make_worker, settings.pool)
         self._server = Server(settings.access, settings.server, self._new_client, self.answer)
         self._metrics = Metrics()
-        self._pulse = Pulse(settings.health, self._pool.snapshot, self._look)
+        self._health = HealthLines(settings.health, self._pool.snapshot, self._look)
 
     # ---- life
 
@@ -97,7 +100,7 @@ class App:
         finally:
             for watcher in watchers:
                 watcher.cancel()
-            await self._shut_down()
+            await self._shut_down_unless_hurried()
         return self._exit_code
 
     def close(self) -> None:
@@ -105,16 +108,20 @@ class App:
         self._ending.set()
 
     def _signalled(self, name: str) -> None:
-        log.info("module ending reason=%s", name)
         if name == "SIGINT":
             self._exit_code = EXIT_INTERRUPTED
+        if self._ending.is_set():
+            log.warning("module ending at once reason=%s", name)
+            self._hurried.set()
+            return
+        log.info("module ending reason=%s", name)
         self._ending.set()
 
     def _watchers(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[None]]:
         """The health lines, and what else can end the module, where the parent asked for it."""
         if self._settings.exit_on_stdin_eof:
             threading.Thread(target=_until_stdin_ends, args=(loop, self.close), daemon=True).start()
-        watchers = [asyncio.create_task(self._pulse.run())]
+        watchers = [asyncio.create_task(self._health.run())]
         if self._settings.parent_pid is not None:
             watchers.append(asyncio.create_task(self._until_parent_ends(self._settings.parent_pid)))
         return watchers
@@ -125,6 +132,14 @@ class App:
             await asyncio.sleep(PARENT_POLL_S)
         log.info("module ending reason=parent_gone parent=%d", pid)
         self._ending.set()
+
+    async def _shut_down_unless_hurried(self) -> None:
+        steps = [asyncio.create_task(self._shut_down()), asyncio.create_task(self._hurried.wait())]
+        await asyncio.wait(steps, return_when=asyncio.FIRST_COMPLETED)
+        for step in steps:
+            step.cancel()
+        if steps[0].done() and not steps[0].cancelled():
+            steps[0].result()  # a bug in it is one of the module's
 
     async def _shut_down(self) -> None:
         """Requests end with INTERRUPT, clients get told, workers stop; every step is bounded."""
@@ -205,8 +220,7 @@ class App:
                 workers = self._pool.snapshot() if question.verbose else ()
                 return ready_answer(workers, ready=self._server.listening)
             case Page.METRICS:
-                module, measured_workers = await self._look()
-                text = self._metrics.text(module, measured_workers, self._server.dropped)
+                text = self._metrics.text(*await self._look(), self._server.dropped)
                 return Answer(text, content_type=CONTENT_TYPE)
 
     async def _look(self) -> Report:
@@ -214,10 +228,10 @@ class App:
         module = ModuleHealth(
             uptime_s=time.monotonic() - self._started,
             clients=len(self._clients),
-            lag_s=self._pulse.lag_s,
+            lag_s=self._health.lag_s,
             lost_lines=self._logs.lost(),
         )
-        return await measured(module, self._pool.snapshot())
+        return await measured(module), self._pool.snapshot()
 
     def ended(self, provider: str, outcome: Outcome) -> None:
         """A generation is over."""

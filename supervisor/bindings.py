@@ -69,6 +69,11 @@ class Bindings:
         self._pending: dict[int, _PendingBind] = {}
         self.bound: set[int] = set()
 
+    @property
+    def loading(self) -> bool:
+        """Whether a load is under way."""
+        return bool(self._pending)
+
     async def bind(
         self,
         binding: Binding,

@@ -21,7 +21,8 @@ from supervisor.errors import SettingsError
 __all__ = ["Catalog", "CatalogError", "EnvSpec", "Provider", "load_catalog"]
 
 ID_PATTERN: Final = re.compile(r"\A[a-z][a-z0-9-]{0,31}\Z")
-KINDS: Final = ("api", "local-server", "engine", "script")
+ENGINE: Final = "engine"
+KINDS: Final = ("api", "local-server", ENGINE, "script")
 SUGGESTIONS: Final = 3
 
 
@@ -61,6 +62,11 @@ class Provider:
     source: str = ""
     tried: str = "nobody yet"
     """Who tried it live, and when."""
+
+    @property
+    def is_engine(self) -> bool:
+        """Whether the model itself runs in the worker."""
+        return self.kind == ENGINE
 
     @property
     def base_url_variable(self) -> str:

@@ -27,7 +27,7 @@ from supervisor.errors import SettingsError
 from supervisor.health import HealthLimits
 from supervisor.home import Home, find_home
 from supervisor.jobs import Limits
-from supervisor.pool import PoolLimits
+from supervisor.restarts import PoolLimits
 from supervisor.server import LOOPBACK_NAMES, Access, ServerLimits
 from supervisor.worker import WorkerLimits
 
@@ -192,17 +192,19 @@ def _section(section: str, kind: type[T], look: _Lookup) -> T:
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]  # _SECTIONS holds dataclasses only
         given = look.number(section, item.name)
         if given is not None:
-            values[item.name] = _number(f"{section}.{item.name}", given, whole=item.type == "int")
+            name = f"{section}.{item.name}"
+            values[item.name] = _number(name, given, whole=item.type == "int", zero="zero" in item.metadata)
     return kind(**values)
 
 
-def _number(name: str, given: object, *, whole: bool) -> int | float:
+def _number(name: str, given: object, *, whole: bool, zero: bool) -> int | float:
     try:
         value = int(str(given)) if whole else float(str(given))
     except ValueError:
         raise SettingsError(f"{name} must be a {'whole ' if whole else ''}number, not {given!r}") from None
-    if not 0 < value < float("inf"):
-        raise SettingsError(f"{name} must be above zero, not {given!r}")
+    if not (0 < value < float("inf") or (zero and value == 0)):
+        allowed = "zero or more" if zero else "above zero"
+        raise SettingsError(f"{name} must be {allowed}, not {given!r}")
     return value
 
 

@@ -20,6 +20,7 @@ from workers.codes import Code
 
 __all__ = [
     "BUG_MESSAGE",
+    "BootError",
     "ClientError",
     "Failure",
     "ModuleError",
@@ -48,6 +49,7 @@ class ModuleError(Exception):
     """An expected failure, with the code that a client is told."""
 
     code: Code = Code.UNEXPECTED
+    retry_after_ms: int | None = None
 
     def __init__(self, message: str, *, code: Code | None = None) -> None:
         super().__init__(message)
@@ -86,6 +88,10 @@ class WorkerError(ModuleError):
     code = Code.WORKER_CRASHED
 
 
+class BootError(WorkerError):
+    """A worker's process ended before it was ready, or did not say hello: another try may succeed."""
+
+
 class ProviderError(ModuleError):
     """The provider refused, or could not be reached; `failure` is what its worker reported."""
 
@@ -99,5 +105,5 @@ def failure_of(exc: BaseException) -> Failure:
     if isinstance(exc, ProviderError):
         return exc.failure
     if isinstance(exc, ModuleError):
-        return Failure(exc.code, exc.message)
+        return Failure(exc.code, exc.message, exc.retry_after_ms)
     return Failure(Code.UNEXPECTED, BUG_MESSAGE)

@@ -16,13 +16,14 @@ from supervisor import spawn
 __all__ = [
     "STATES",
     "HealthLimits",
+    "HealthLines",
     "ModuleHealth",
-    "Pulse",
     "Report",
     "WorkerHealth",
     "log_module",
     "log_workers",
     "measured",
+    "one_word",
 ]
 
 log = logging.getLogger(__name__)
@@ -91,21 +92,16 @@ class ModuleHealth:
 Report: TypeAlias = "tuple[ModuleHealth, Sequence[WorkerHealth]]"
 
 
-async def measured(module: ModuleHealth, workers: Iterable[WorkerHealth]) -> Report:
-    """The same with what the system knows of each process; what is known already is not asked for again."""
-    unknown = [w.pid for w in workers if w.pid is not None and w.memory_bytes is None]
-    found = await asyncio.to_thread(spawn.sample, [os.getpid(), *unknown])
-    memory, cpu_s = found.get(os.getpid(), (None, time.process_time()))
-    return (
-        dataclasses.replace(module, memory_bytes=memory, cpu_s=cpu_s),
-        [_with_sample(worker, found.get(worker.pid or 0)) for worker in workers],
-    )
+async def measured(module: ModuleHealth) -> ModuleHealth:
+    """The same with what the system knows of this process; a worker is sampled by its own watch."""
+    sample = await asyncio.to_thread(_own_sample)
+    if sample is None:
+        return dataclasses.replace(module, cpu_s=time.process_time())
+    return dataclasses.replace(module, memory_bytes=sample.memory_bytes, cpu_s=sample.cpu_s)
 
 
-def _with_sample(worker: WorkerHealth, sample: tuple[int, float] | None) -> WorkerHealth:
-    if sample is None or worker.memory_bytes is not None:
-        return worker
-    return dataclasses.replace(worker, memory_bytes=sample[0], cpu_s=sample[1])
+def _own_sample() -> spawn.Sample | None:
+    return spawn.Sampler(os.getpid()).sample()
 
 
 def log_workers(workers: Iterable[WorkerHealth]) -> None:
@@ -124,7 +120,7 @@ def log_workers(workers: Iterable[WorkerHealth]) -> None:
             worker.finished_requests,
             worker.restarts,
             _rounded(worker.heartbeat_ms),
-            worker.condition,
+            one_word(worker.condition),
             worker.last_error,
         )
 
@@ -142,6 +138,11 @@ def log_module(module: ModuleHealth, cpu_percent: float) -> None:
     )
 
 
+def one_word(text: str | None) -> str | None:
+    """As the value of a field in a line for people, which ends at a space."""
+    return None if text is None else text.replace(" ", "_")
+
+
 def _megabytes(size_bytes: int | None) -> int | None:
     return None if size_bytes is None else round(size_bytes / MEGABYTE)
 
@@ -150,8 +151,8 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 1)
 
 
-class Pulse:
-    """Writes the health lines at their interval, and knows how late the loop was since the last ones."""
+class HealthLines:
+    """Writes them at their interval, and knows how late the loop was since the last ones."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ import http
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from supervisor.health import WorkerHealth
+from supervisor.health import WorkerHealth, one_word
 
 __all__ = ["Answer", "Page", "Question", "asked", "ready_answer"]
 
@@ -73,5 +73,5 @@ def _line(worker: WorkerHealth) -> str:
     return (
         f"worker provider={worker.provider} state={worker.state} pid={worker.pid} "
         f"uptime_s={worker.uptime_s:.0f} open={worker.open_requests} restarts={worker.restarts} "
-        f"condition={worker.condition} last_error={worker.last_error!r}"
+        f"condition={one_word(worker.condition)} last_error={worker.last_error!r}"
     )

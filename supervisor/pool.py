@@ -9,40 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from supervisor.bindings import Binding
 from supervisor.catalog import Provider
 from supervisor.commands import LoadResult, Outcome
-from supervisor.errors import Failure, ModuleError, WorkerError, failure_of
+from supervisor.errors import BootError, Failure, ModuleError, WorkerError, failure_of
 from supervisor.health import WorkerHealth
 from supervisor.inflight import Sink
 from supervisor.jobs import Job
+from supervisor.restarts import PoolLimits, Restarts
 from supervisor.worker import Death, Worker, WorkerState
 from workers.codes import Code
 
-__all__ = ["LoadOptions", "Pool", "PoolLimits", "ReportProgress"]
+__all__ = ["LoadOptions", "Pool", "ReportProgress"]
 
 log = logging.getLogger(__name__)
 
-RESTART_PAUSES_S: Final = (0.0, 0.25, 1.0, 2.0, 4.0)
-"""Before the first, second, … restart in a window: the first at once, so that a character keeps talking."""
-
 ReportProgress: TypeAlias = "Callable[[str, str, float | None], None]"
 """phase, sentence, fraction."""
-
-
-@dataclass(frozen=True, slots=True)
-class PoolLimits:
-    """How often a worker that dies is started again."""
-
-    restarts: int = 5
-    """In `restart_window_s`; then the provider is down until a client loads it by hand."""
-    restart_window_s: float = 180.0
 
 
 class MakeWorker(Protocol):
@@ -65,8 +55,9 @@ class LoadOptions:
 class _Slot:
     """One provider's worker, over its deaths."""
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Provider, limits: PoolLimits) -> None:
         self.provider = provider
+        self.history = Restarts(limits)
         self.worker: Worker | None = None
         self.starting: asyncio.Task[Worker] | None = None
         self.restarting: asyncio.Task[None] | None = None
@@ -76,11 +67,14 @@ class _Slot:
         self.waiting: dict[int, tuple[Sink, asyncio.Task[None]]] = {}
         """Generations that wait for a restart; whoever takes one out has to end it or hand it over."""
         self.listeners: set[ReportProgress] = set()
-        self.deaths: deque[float] = deque()
+        self.stopping: set[asyncio.Task[None]] = set()
+        """Workers that nobody used any more, on their way out."""
+        self.idle: asyncio.TimerHandle | None = None
         self.restarts = 0
-        self.died = 0
         self.timings_ms: dict[str, int] = {}
         self.last_error: str | None = None
+        self.last_failure = Failure(Code.UNEXPECTED, "")
+        """Of a start."""
         self.down = False
 
     def report(self, phase: str, message: str, fraction: float | None) -> None:
@@ -108,7 +102,7 @@ class Pool:
         Raises:
             ModuleError: the environment, the worker or the provider refused.
         """
-        slot = self._slots.setdefault(provider.id, _Slot(provider))
+        slot = self._slots.setdefault(provider.id, _Slot(provider, self._limits))
         slot.listeners.add(report)
         slot.down = False  # a load by hand is always worth one try
         try:
@@ -126,6 +120,7 @@ class Pool:
             raise
         finally:
             slot.listeners.discard(report)
+            self._keep_or_stop(slot)
         timings = {
             **(slot.timings_ms if fresh else {"provision": 0, "start": 0, "import": 0}),
             "connect": bind_ms if bound.connect_ms is None else bound.connect_ms,
@@ -140,6 +135,9 @@ class Pool:
         if self._closing:
             raise WorkerError("The module is closing.", code=Code.SHUTTING_DOWN)
         if slot.starting is None:
+            wait_s = slot.history.wait_s(self._loop.time())
+            if wait_s > 0:
+                raise _not_yet(slot.last_failure, wait_s)
             slot.starting = asyncio.create_task(self._start(slot))
             slot.starting.add_done_callback(_retrieved)
         return await asyncio.shield(slot.starting)
@@ -150,11 +148,11 @@ class Pool:
             slot.report("provision", f"Looking for the environment of {slot.provider.name}.", None)
             worker = await self._make_worker(slot.provider, slot.report, self._died)
             provisioned = self._loop.time()
-            slot.report("start", f"Starting the worker of {slot.provider.name}.", None)
-            await worker.start()
-        except OSError as exc:  # its Python is gone, or the system has no process or descriptor to give
-            reason = exc.strerror or type(exc).__name__
-            raise WorkerError(f"The worker of {slot.provider.name} cannot be started: {reason}.") from exc
+            worker = await self._booted(slot, worker)
+        except WorkerError as exc:
+            slot.history.start_failed(self._loop.time())
+            slot.last_failure = failure_of(exc)
+            raise
         finally:
             slot.starting = None
         spent = round((self._loop.time() - provisioned) * 1000)
@@ -166,6 +164,23 @@ class Pool:
         slot.worker = worker
         return worker
 
+    async def _booted(self, slot: _Slot, worker: Worker) -> Worker:
+        """The worker, started, or another one, where the first died before it could say why."""
+        name = slot.provider.name
+        slot.report("start", f"Starting the worker of {name}.", None)
+        try:
+            try:
+                await worker.start()
+            except BootError as exc:
+                log.warning("worker not started provider=%s reason=%r", slot.provider.id, exc.message)
+                slot.report("start", f"Starting the worker of {name} once more.", None)
+                worker = await self._make_worker(slot.provider, slot.report, self._died)
+                await worker.start()
+        except OSError as exc:  # its Python is gone, or the system has no process or descriptor to give
+            reason = exc.strerror or type(exc).__name__
+            raise WorkerError(f"The worker of {name} cannot be started: {reason}.") from exc
+        return worker
+
     def unload(self, provider: str, binding: int) -> None:
         """Forgets one binding; the worker stays for the next who loads it."""
         slot = self._slots.get(provider)
@@ -175,6 +190,22 @@ class Pool:
         slot.locks.pop(binding, None)
         if slot.worker is not None:
             slot.worker.bindings.unbind(binding)
+        self._keep_or_stop(slot)
+
+    def _keep_or_stop(self, slot: _Slot) -> None:
+        """A worker that no connection uses is kept for a while, since one may come back."""
+        if slot.idle is not None:
+            slot.idle.cancel()
+            slot.idle = None
+        if not slot.bindings and not slot.listeners:
+            slot.idle = self._loop.call_later(self._limits.idle_s, self._stop_idle, slot)
+
+    def _stop_idle(self, slot: _Slot) -> None:
+        worker, slot.worker = slot.worker, None
+        if worker is not None:
+            task = asyncio.create_task(worker.stop("idle"))
+            slot.stopping.add(task)
+            task.add_done_callback(slot.stopping.discard)
 
     # ---- generating
 
@@ -267,25 +298,24 @@ class Pool:
         slot = self._slots[worker.provider.id]
         slot.worker = None
         slot.last_error = death.words
-        slot.died += 1
-        now = time.monotonic()
-        slot.deaths.append(now)
-        while slot.deaths[0] < now - self._limits.restart_window_s:
-            slot.deaths.popleft()
+        uptime_s = time.monotonic() - worker.started_at
+        pause_s = slot.history.died(self._loop.time(), uptime_s=uptime_s)
         if self._closing or not slot.bindings:
             return
-        if len(slot.deaths) > self._limits.restarts:
+        if pause_s is None:
             slot.down = True
-            log.error("worker given up provider=%s deaths=%d", slot.provider.id, len(slot.deaths))
+            log.error(
+                "worker given up provider=%s deaths=%d words=%r",
+                *(slot.provider.id, slot.history.recent_deaths, death.words),
+            )
             return
-        pause_s = RESTART_PAUSES_S[min(len(slot.deaths), len(RESTART_PAUSES_S)) - 1]
         slot.restarting = asyncio.create_task(self._restart(slot, pause_s))
 
     async def _restart(self, slot: _Slot, pause_s: float) -> None:
         log.info(
             "worker restarting provider=%s n=%d of=%d pause_s=%g",
             slot.provider.id,
-            len(slot.deaths),
+            slot.history.recent_deaths,
             self._limits.restarts,
             pause_s,
         )
@@ -309,7 +339,7 @@ class Pool:
 
     def _down_words(self, slot: _Slot) -> str:
         return (
-            f"{slot.provider.name} is down: its worker died {len(slot.deaths)} times in "
+            f"{slot.provider.name} is down: its worker died {slot.history.recent_deaths} times in "
             f"{self._limits.restart_window_s:g} s. Last: {slot.last_error} Load it to try once more."
         )
 
@@ -326,6 +356,9 @@ class Pool:
             for number, (sink, _) in list(slot.waiting.items()):
                 sink.ended(number, Outcome(Failure(Code.INTERRUPT, "The module is closing.")))
             slot.waiting.clear()
+            if slot.idle is not None:
+                slot.idle.cancel()
+            tasks += slot.stopping
             for task in (slot.starting, slot.restarting, *waiting):
                 if task is not None and not task.done():
                     task.cancel()
@@ -344,11 +377,33 @@ def _described(slot: _Slot) -> WorkerHealth:
         pid=worker.pid if worker is not None else None,
         uptime_s=round(time.monotonic() - worker.started_at, 3) if worker is not None else 0.0,
         restarts=slot.restarts,
-        deaths=slot.died,
+        deaths=slot.history.total_deaths,
         open_requests=len(worker.requests) if worker is not None else 0,
         finished_requests=worker.requests.finished if worker is not None else 0,
+        **_vital_signs(worker),
         last_error=slot.last_error,
     )
+
+
+def _vital_signs(worker: Worker | None) -> dict[str, Any]:
+    watch = worker.watch if worker is not None else None
+    if watch is None:
+        return {}
+    round_trip_s = watch.pulse.round_trip_s
+    return {
+        "condition": watch.pulse.condition.value,
+        "heartbeat_ms": None if round_trip_s is None else round(round_trip_s * 1000, 2),
+        "memory_bytes": watch.memory_bytes,
+        "cpu_s": None if watch.cpu_s is None else round(watch.cpu_s, 2),
+        "cpu_percent": watch.cpu_percent,
+    }
+
+
+def _not_yet(failure: Failure, wait_s: float) -> ModuleError:
+    """The failure of the last start, for who asks again at once."""
+    error = WorkerError(failure.message, code=failure.code)
+    error.retry_after_ms = math.ceil(wait_s * 1000)
+    return error
 
 
 def _nobody(_phase: str, _message: str, _fraction: float | None) -> None:

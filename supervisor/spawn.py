@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Final, NoReturn
+from typing import IO, Any, Final, NamedTuple, NoReturn
 
 from supervisor.errors import SettingsError
 
@@ -35,6 +35,8 @@ __all__ = [
     "PYCACHE",
     "STAY_VARIABLE",
     "Group",
+    "Sample",
+    "Sampler",
     "abi",
     "environment_python",
     "exclusive_lock",
@@ -43,10 +45,11 @@ __all__ = [
     "hide_environment",
     "on_end_signals",
     "only_if_asked_for",
+    "oom_kills",
     "run_child",
     "running_under",
-    "sample",
     "user_data_directory",
+    "was_killed",
     "watch_process",
     "worker_argv",
     "worker_environment",
@@ -473,31 +476,48 @@ def worker_options(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 class Group:
-    """A worker and what it started: a process group on POSIX, a job on Windows that dies with our handle."""
+    """A worker and all that it started.
+
+    On POSIX the process that we started is the worker's nanny (workers/stdio.py), and the worker leads a
+    group of its own below it; on Windows all are in a job, which ends with our handle.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._pid = process.pid
+        self._nanny = process.pid
+        self.worker: int | None = None
+        """Its own id, once it has said it."""
         if sys.platform == "win32":
             self._job = _Job()
             self._job.add(process)
 
-    def terminate(self) -> None:
-        """Asks the group to end; Windows has no such question and does nothing."""
+    def abort(self) -> None:
+        """Lets a worker that is stuck write its stacks and die; Windows cannot, and does nothing."""
         if sys.platform != "win32":
-            self._signal(signal.SIGTERM)
+            self._signal(os.kill, self.worker, signal.SIGABRT)
 
-    def kill(self) -> None:
-        """Ends the group at once."""
+    def end(self) -> None:
+        """Ends all of them, by way of the nanny; their exit status stays true."""
         if sys.platform == "win32":
             self._job.end()
         else:
-            self._signal(signal.SIGKILL)
+            self._signal(os.kill, self._nanny, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends them without asking the nanny, which may be stopped."""
+        if sys.platform == "win32":
+            self._job.end()
+        else:
+            self._signal(os.killpg, self.worker, signal.SIGKILL)
+            self._signal(os.killpg, self._nanny, signal.SIGKILL)
 
     if sys.platform != "win32":
 
-        def _signal(self, number: signal.Signals) -> None:
+        def _signal(
+            self, send: Callable[[int, int], None], target: int | None, number: signal.Signals
+        ) -> None:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says EPERM of a zombie
-                os.killpg(self._pid, number)
+                if target is not None:
+                    send(target, number)
 
 
 def exit_words(returncode: int | None) -> str:
@@ -512,6 +532,11 @@ def exit_words(returncode: int | None) -> str:
         return f"signal {-returncode} ({signal.Signals(-returncode).name})"
     except ValueError:
         return f"signal {-returncode}"
+
+
+def was_killed(returncode: int | None) -> bool:
+    """Whether somebody, or the system, ended it with SIGKILL; Windows does not tell."""
+    return sys.platform != "win32" and returncode == -signal.SIGKILL
 
 
 def on_end_signals(loop: asyncio.AbstractEventLoop, callback: Callable[[str], None]) -> None:
@@ -535,17 +560,46 @@ def watch_process(pid: int) -> Callable[[], bool]:
     return lambda: process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-def sample(pids: Sequence[int]) -> dict[int, tuple[int, float]]:
-    """Resident memory in bytes and seconds of processor time of each process that is still there."""
-    import psutil  # not at the top: who is never asked for a status never pays the 20 ms
+class Sample(NamedTuple):
+    """What a process uses."""
 
-    found = {}
-    for pid in pids:
+    memory_bytes: int
+    """Resident."""
+    cpu_s: float
+    """Since its start."""
+
+
+class Sampler:
+    """Samples one process again and again. Making one imports psutil, some 20 ms: do it in a thread."""
+
+    def __init__(self, pid: int) -> None:
+        import psutil  # not at the top: the way to the ready line does not pay for it
+
+        self._gone = psutil.Error
+        self._process: psutil.Process | None = None
         with contextlib.suppress(psutil.Error):
-            process = psutil.Process(pid)
-            times = process.cpu_times()
-            found[pid] = (int(process.memory_info().rss), float(times.user + times.system))
-    return found
+            self._process = psutil.Process(pid)
+
+    def sample(self) -> Sample | None:
+        """What it uses now, some 30 µs; None when it is gone."""
+        try:
+            if self._process is None or not self._process.is_running():
+                return None
+            with self._process.oneshot():
+                times = self._process.cpu_times()
+                return Sample(int(self._process.memory_info().rss), float(times.user + times.system))
+        except self._gone:
+            return None
+
+
+def oom_kills() -> int:
+    """How many processes this system has ended for want of memory since it started; Linux alone counts."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+    return 0
 
 
 def hide_environment() -> None:

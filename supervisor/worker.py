@@ -3,7 +3,8 @@
     STARTING ──► READY ──► STOPPING ──► DEAD        (any of the first three may go to DEAD directly)
 
 Death is judged by the exit status, never by the end of a pipe, which a grandchild may hold. It ends every
-open request (inflight.py). Whether to start a worker, and again after a death, is pool.py's.
+open request (inflight.py). Whether a running worker is well is watch.py's to say; whether to start one, and
+again after a death, pool.py's.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ import enum
 import logging
 import secrets
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 from supervisor import spawn
 from supervisor.bindings import Bindings
 from supervisor.catalog import Provider
-from supervisor.errors import Failure, WorkerError
+from supervisor.errors import BootError, Failure, WorkerError
+from supervisor.heartbeat import HeartbeatLimits
 from supervisor.inflight import Requests, code_of
-from supervisor.logs import scrub
+from supervisor.lastwords import LastWords
+from supervisor.watch import Watch, WatchLimits
 from workers import wire
 from workers.codes import Code
 
@@ -36,12 +38,14 @@ _T = TypeVar("_T")
 
 DRAIN_S: Final = 0.2
 """After a death, for what the worker had still written; a grandchild may hold the pipe open for ever."""
-STOP_ASK_S: Final = 2.0
-STOP_TERMINATE_S: Final = 1.0
+STOP_ASK_S: Final = 0.5
+"""A worker has nothing to save: what it does when asked takes milliseconds, or does not happen."""
+STOP_END_S: Final = 1.5
+"""For its nanny, who gives what the worker had started a second."""
 STOP_KILL_S: Final = 2.0
-"""Asked, terminated, killed: five seconds in all, the most that a desktop application wants to wait."""
-STDERR_LINES: Final = 20
-STDERR_LINE_BYTES: Final = 8 << 10
+"""Asked, ended, killed: four seconds in all, the most that a desktop application wants to wait."""
+ABORT_S: Final = 1.0
+"""For a stuck worker to write its stacks before it is ended; it takes some 2 ms."""
 _STDOUT: Final = 1
 _STDERR: Final = 2
 STDIN_MAX_BYTES: Final = 16 << 20
@@ -60,6 +64,36 @@ class WorkerLimits:
     """For one load, renewed by every Progress frame."""
     requests: int = 128
     """In flight at once; more are BUSY."""
+    heartbeat_s: float = 5.0
+    """Between two pings."""
+    report_s: float = 10.0
+    """A worker that does not answer for so long is reported, with its stacks."""
+    hung_s: float = 30.0
+    """And ended after so long."""
+    engine_ready_s: float = 300.0
+    """As `ready_s`, for providers whose engine runs in the worker: torch alone takes seconds."""
+    engine_hung_s: float = 300.0
+    """As `hung_s`, for an engine that does not answer but computes: a prompt may hold the interpreter."""
+    memory_soft_mb: int = field(default=512, metadata={"zero": "no limit"})
+    """Above it one warning."""
+    memory_hard_mb: int = field(default=1024, metadata={"zero": "no limit"})
+    """Above it the worker is ended, and its requests with OUT_OF_MEMORY."""
+    engine_memory_mb: int = field(default=0, metadata={"zero": "no limit"})
+    """As `memory_hard_mb`, for engines, whose models may be of any size."""
+
+    def ready_of(self, provider: Provider) -> float:
+        """How long that provider's imports may take."""
+        return self.engine_ready_s if provider.is_engine else self.ready_s
+
+    def watch_of(self, provider: Provider) -> WatchLimits:
+        """How that provider's worker is watched."""
+        engine = provider.is_engine
+        return WatchLimits(
+            self.heartbeat_s,
+            HeartbeatLimits(self.report_s, self.hung_s, self.engine_hung_s if engine else self.hung_s),
+            memory_soft_mb=0 if engine else self.memory_soft_mb,
+            memory_hard_mb=self.engine_memory_mb if engine else self.memory_hard_mb,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +154,14 @@ class Worker:
         self._ready: asyncio.Future[wire.Ready] = self._loop.create_future()
         self.requests = Requests(provider.name, self._write)
         self.bindings = Bindings(provider.name, limits.bind_s, self._write)
-        self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
-        self._stderr_rest = b""
-        self._fault: str | None = None
+        self._stderr = LastWords(provider.id)
+        self._fault: Death | None = None
         self._stdout_ended = asyncio.Event()
-        self._dying: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Its watch, its end when it is stuck, its death: each ends by itself or with the process."""
+        self._oom_kills = spawn.oom_kills()
+        self.watch: Watch | None = None
+        self._watching: asyncio.Task[None] | None = None
         self.dead = asyncio.Event()
 
     # ---- life
@@ -148,15 +185,19 @@ class Worker:
         log.info("worker starting provider=%s", self.provider.id)
         try:
             await self._spawn()
-            hello = await self._awaited(self._hello, self._limits.hello_s, "did not say hello")
+            hello = await self._awaited(self._hello, self._limits.hello_s, "did not say hello", BootError)
             self._check_hello(hello)
             self._write([wire.Init(wire.VERSION, self.provider.id, self._settings())])
-            ready = await self._awaited(self._ready, self._limits.ready_s, "was not ready")
+            ready = await self._awaited(
+                self._ready, self._limits.ready_of(self.provider), "was not ready", WorkerError
+            )
         except BaseException:
             await self.stop()
             raise
         self.import_ms = ready.import_ms
         self._move(WorkerState.READY)
+        self.watch = Watch(self, self.provider.id, hello.pid, self._limits.watch_of(self.provider))
+        self._watching = self._own(self.watch.run())
         spent_ms = round((time.monotonic() - self.started_at) * 1000)
         log.info("worker ready provider=%s pid=%s ms=%d", self.provider.id, self.pid, spent_ms)
 
@@ -171,12 +212,15 @@ class Worker:
         self.pid = process.get_pid()
         self._group = spawn.Group(process.get_extra_info("subprocess"))
 
-    async def _awaited(self, future: asyncio.Future[_T], timeout_s: float, what: str) -> _T:
-        """The future's result; the worker's death or the timeout instead is a WorkerError."""
+    async def _awaited(
+        self, future: asyncio.Future[_T], timeout_s: float, what: str, error: type[WorkerError]
+    ) -> _T:
+        """The future's result; the worker's death instead is a BootError, the timeout an `error`."""
         done, _ = await asyncio.wait({future}, timeout=timeout_s)
         if done:
             return future.result()
-        raise WorkerError(f"The worker of {self.provider.name} {what} within {timeout_s:g} s.")
+        await self._abort()  # the log then says what it was waiting for
+        raise error(f"The worker of {self.provider.name} {what} within {timeout_s:g} s.")
 
     def _check_hello(self, hello: wire.Hello) -> None:
         if hello.version != wire.VERSION:
@@ -184,6 +228,8 @@ class Worker:
         if hello.nonce != self._nonce:
             raise WorkerError("Something else than our worker answered on its pipe.")
         self.pid = hello.pid
+        if self._group is not None:
+            self._group.worker = hello.pid
 
     def _settings(self) -> bytes:
         provider = self.provider
@@ -194,10 +240,11 @@ class Worker:
                 "default_model": provider.default_model,
                 "key_variables": list(provider.key),
                 "quirks": dict(provider.quirks),
+                "silent_s": self._limits.report_s,
             }
         )
 
-    async def stop(self) -> None:
+    async def stop(self, reason: str = "closing") -> None:
         """Ends the process, in steps that are each bounded, and everything it has open.
 
         Open requests end with INTERRUPT. Safe to call in every state, and more than once.
@@ -209,7 +256,7 @@ class Worker:
             return
         steps: tuple[tuple[str, Callable[[], None], float], ...] = (
             ("asked", self._ask_to_stop, STOP_ASK_S),
-            ("terminated", self._group.terminate, STOP_TERMINATE_S),
+            ("ended", self._group.end, STOP_END_S),
             ("killed", self._group.kill, STOP_KILL_S),
         )
         for name, step, wait_s in steps:
@@ -217,7 +264,10 @@ class Worker:
                 break
             step()
             if await _within(self.dead.wait(), wait_s):
-                log.info("worker stopped provider=%s pid=%s step=%s", self.provider.id, self.pid, name)
+                log.info(
+                    "worker stopped provider=%s pid=%s reason=%s step=%s",
+                    *(self.provider.id, self.pid, reason, name),
+                )
                 break
         else:
             log.error("worker survived being killed provider=%s pid=%s", self.provider.id, self.pid)
@@ -228,19 +278,55 @@ class Worker:
         if stdin is not None:
             stdin.close()
 
-    def fault(self, words: str) -> None:
-        """The worker breaks the wire's rules: it is killed, and dies of `words`."""
-        if self._fault is None and self._group is not None:
-            log.error("worker at fault provider=%s pid=%s reason=%r", self.provider.id, self.pid, words)
-            self._fault = words
-            self._group.kill()
+    def end(self, words: str, *, code: Code = Code.WORKER_CRASHED, hung: bool = False) -> None:
+        """Ends a worker that must not go on: it dies of `words`. One that hangs leaves its stacks first."""
+        if self._fault is not None or self._group is None:
+            return
+        log.error("worker at fault provider=%s pid=%s reason=%r", self.provider.id, self.pid, words)
+        self._fault = Death(code, words, None)
+        self._own(self._put_down(self._group, hung=hung))
+
+    async def _put_down(self, group: spawn.Group, *, hung: bool) -> None:
+        if hung:
+            await self._abort()
+        for step, wait_s in ((group.end, STOP_END_S), (group.kill, STOP_KILL_S)):
+            if self.dead.is_set():
+                return
+            step()
+            await _within(self.dead.wait(), wait_s)
+
+    async def _abort(self) -> None:
+        """Makes it write its stacks and die, if it still can."""
+        if self._group is not None and self._group.worker is not None:
+            self._group.abort()
+            await _within(self.dead.wait(), ABORT_S)
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # ---- what watching needs
+
+    def ping(self, serial: int) -> None:
+        """Sends a ping."""
+        self._write([wire.Ping(serial)])
+
+    def ask_for_stacks(self) -> None:
+        """Its reading thread writes all stacks to stderr, where it still can."""
+        self._write([wire.Dump()])
+
+    def is_excused(self) -> bool:
+        """Whether it loads something for a client: that has a time limit of its own."""
+        return self.bindings.loading
 
     # ---- its pipes
 
     def pipe_data(self, fd: int, data: bytes) -> None:
         """What one read of stdout (1) or stderr (2) brought."""
         if fd == _STDERR:
-            self._stderr_data(data)
+            self._stderr.feed(data)
             return
         if self._fault is not None:
             return
@@ -248,7 +334,7 @@ class Worker:
             for frame in self._decoder.feed(data):
                 self._frame(frame)
         except wire.WireError as exc:
-            self.fault(f"its output is not our wire: {exc}")
+            self.end(f"its output is not our wire: {exc}")
 
     def pipe_lost(self, fd: int) -> None:
         """A pipe is at its end; death itself is judged by the exit status."""
@@ -257,7 +343,7 @@ class Worker:
 
     def exited(self) -> None:
         """The exit status is known."""
-        self._dying = asyncio.ensure_future(self._die())
+        self._own(self._die())
 
     async def _die(self) -> None:
         """Reads what the worker had still written, then ends everything it had."""
@@ -265,7 +351,7 @@ class Worker:
         process = self._process
         returncode = process.get_returncode() if process is not None else None
         if self._group is not None:
-            self._group.kill()  # what it started goes with it
+            self._group.kill()  # what it started goes with it, should its nanny have been killed
         if process is not None:
             process.close()
         expected = self._state is WorkerState.STOPPING
@@ -273,19 +359,28 @@ class Worker:
 
     def _death_of(self, returncode: int | None, *, expected: bool) -> Death:
         name = self.provider.name
+        self._stderr.close()
+        if self._fault is not None:
+            words = f"The worker of {name} was ended: {self._fault.words}."
+            return Death(self._fault.code, words, returncode)
         if expected:
             return Death(Code.INTERRUPT, f"The worker of {name} was stopped.", returncode)
-        how = self._fault or spawn.exit_words(returncode)
-        self._stderr_data(b"\n")  # what it said last may have no end of line
-        last = f" Its last words: {scrub(self._stderr[-1])}" if self._stderr else ""
-        return Death(Code.WORKER_CRASHED, f"The worker of {name} died: {how}.{last}", returncode)
+        how = spawn.exit_words(returncode)
+        if spawn.was_killed(returncode) and spawn.oom_kills() > self._oom_kills:
+            words = f"The worker of {name} died: {how}, the system ran out of memory."
+            return Death(Code.OUT_OF_MEMORY, words, returncode)
+        said = "" if self._stderr.reason is None else f" Its last words: {self._stderr.reason}"
+        return Death(Code.WORKER_CRASHED, f"The worker of {name} died: {how}.{said}", returncode)
 
     def _finish(self, death: Death) -> None:
         if self._state is WorkerState.DEAD:
             return
         was = self._state
         self._move(WorkerState.DEAD)
-        error = WorkerError(death.words, code=death.code)
+        if self._watching is not None:
+            self._watching.cancel()
+        kind = BootError if was is WorkerState.STARTING else WorkerError
+        error = kind(death.words, code=death.code)
         futures: tuple[asyncio.Future[Any], ...] = (self._hello, self._ready)
         for future in futures:
             if not future.done():
@@ -303,15 +398,6 @@ class Worker:
                 death.words,
             )
             self._on_death(self, death)
-
-    def _stderr_data(self, data: bytes) -> None:
-        *lines, rest = (self._stderr_rest + data).split(b"\n")
-        self._stderr_rest = rest[-STDERR_LINE_BYTES:]
-        for line in lines:
-            text = line[:STDERR_LINE_BYTES].decode("utf-8", "replace").rstrip()
-            if text:
-                self._stderr.append(text)
-                log.info("worker says provider=%s text=%r", self.provider.id, text)
 
     def _stdin(self) -> asyncio.WriteTransport | None:
         pipe = self._process.get_pipe_transport(0) if self._process is not None else None
@@ -343,7 +429,8 @@ class Worker:
             case wire.Failed():
                 self._failed(frame)
             case wire.Pong():
-                pass
+                if self.watch is not None:
+                    self.watch.pulse.pong(frame.serial, frame.source, self._loop.time())
 
     def _failed(self, frame: wire.Failed) -> None:
         error = WorkerError(frame.message, code=code_of(frame.code))

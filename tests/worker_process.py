@@ -276,5 +276,6 @@ def init_frame(*, version: int = wire.VERSION, provider: str = "demo", **setting
         "default_model": "demo",
         "key_variables": [],
         "quirks": {},
+        "silent_s": 10.0,
     }
     return wire.Init(version, provider, wire.pack_body({**defaults, **settings}))

@@ -7,7 +7,7 @@ The order is the point of this file:
 2. Hello goes up before anything slow is imported; Init is read.
 3. The adapter and its packages are imported while no thread waits on stdin: on Windows an import that
    touches the standard handles would wait for that thread (numpy issue 24290). A parent's death is
-   covered by `stdio.guard` and the supervisor's job object meanwhile, and by a dead-man.
+   covered by the nanny, or the supervisor's job object, meanwhile.
 4. Ready goes up, and the host takes over.
 
 Every import below stands where the order allows it, hence in the functions.
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from workers.codes import Code
     from workers.stdio import FrameWriter
 
-IMPORT_MAX_S: Final = 900.0
-"""An import that hangs is ended by the supervisor long before; this ends one whose supervisor is gone."""
 EXIT_FAILED: Final = 72
 """A Failed frame said why."""
 EXIT_NO_WIRE: Final = 73
@@ -53,7 +51,7 @@ def main() -> int:
     from workers import stdio
 
     read_fd, write_fd = stdio.claim()
-    stdio.guard(parent_pid)
+    stdio.guard(stdio.under_nanny(parent_pid, read_fd, write_fd))
     sys.path.append(site_packages)  # after ours, so that no package called `workers` comes first
     try:
         from workers import wire
@@ -71,16 +69,17 @@ def _serve(adapter_name: str, read_fd: int, writer: FrameWriter) -> int:
     import logging
     import time
 
-    from workers import wire
+    from workers import stdio, wire
     from workers.codes import Code
     from workers.host import Host
     from workers.logs import log_to_stderr
 
     log_to_stderr()
     try:
-        provider = _provider(read_fd)
-        if provider is None:
+        init = _init(read_fd)
+        if init is None:
             return 0
+        provider, silent_s = init
         started = time.monotonic()
         adapter = _adapter(adapter_name, provider.id)
         import_ms = round((time.monotonic() - started) * _MS_PER_S)
@@ -94,13 +93,14 @@ def _serve(adapter_name: str, read_fd: int, writer: FrameWriter) -> int:
         )
         writer.write(wire.encode(wire.Failed(int(Code.UNEXPECTED), sentence)))
         return EXIT_FAILED
+    stdio.watch_interpreter(silent_s)
     writer.write(wire.encode(wire.Ready(import_ms)))
     # Not asyncio.run: it would wait, without a bound, for threads that a package left working.
     asyncio.new_event_loop().run_until_complete(Host(adapter, provider, read_fd, writer).run())
     return 0
 
 
-def _provider(read_fd: int) -> ProviderSpec | None:
+def _init(read_fd: int) -> tuple[ProviderSpec, float] | None:
     """What Init says, or None when the supervisor went away first."""
     from workers import bodies, stdio, wire
     from workers.codes import Code
@@ -127,7 +127,6 @@ def _provider(read_fd: int) -> ProviderSpec | None:
 
 def _adapter(name: str, provider: str) -> type[Adapter]:
     """The adapter's class, its packages imported."""
-    import faulthandler
     import importlib
     import re
 
@@ -136,7 +135,6 @@ def _adapter(name: str, provider: str) -> type[Adapter]:
 
     if re.fullmatch(r"[a-z][a-z0-9_]*", name) is None:
         raise _Refusal(Code.UNEXPECTED, f"{name!r} is not a name of an adapter; mend venvs.toml.")
-    faulthandler.dump_traceback_later(IMPORT_MAX_S, exit=True)
     try:
         module = importlib.import_module(f"workers.adapters.{name}")
     except ImportError as exc:
@@ -146,8 +144,6 @@ def _adapter(name: str, provider: str) -> type[Adapter]:
         remedy = f"run: python install.py --remove {provider}, then python install.py --llm {provider}"
         sys.stderr.write(f"ERROR workers: {type(exc).__name__}: {exc}\n")
         raise _Refusal(Code.PROVISION_FAILED, f"{missing}; {remedy}") from exc
-    finally:
-        faulthandler.cancel_dump_traceback_later()
     adapter: type[Adapter] = module.ADAPTER
     if not issubclass(adapter, Adapter):
         raise TypeError(f"ADAPTER of workers.adapters.{name} is not a subclass of Adapter")

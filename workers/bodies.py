@@ -24,10 +24,10 @@ _UNSENDABLE: Final = (TypeError, ValueError, AttributeError, wire.WireError)
 _FAILURE_MESSAGE: Final = "The worker could not put its answer into a frame; the log has the details."
 
 
-def read_init(init: wire.Init) -> ProviderSpec:
-    """The provider that this worker serves."""
+def read_init(init: wire.Init) -> tuple[ProviderSpec, float]:
+    """The provider that this worker serves, and after how long a worker that does not answer is reported."""
     body = wire.unpack_body(init.settings)
-    return ProviderSpec(
+    provider = ProviderSpec(
         id=init.provider,
         name=body["name"],
         base_url=body["base_url"],
@@ -35,6 +35,7 @@ def read_init(init: wire.Init) -> ProviderSpec:
         key_variables=tuple(body["key_variables"]),
         quirks=dict(body["quirks"]),
     )
+    return provider, float(body["silent_s"])
 
 
 def read_bind(bind: wire.Bind) -> tuple[Binding, LoadRequest]:

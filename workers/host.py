@@ -1,7 +1,7 @@
 """The worker's loop: frames in, one task per request, frames out.
 
-1. A thread of its own blocks on the wire (Windows' loop cannot wait for a pipe). It answers Ping at once,
-   hands everything to the loop in the order it came, and ends the process when the wire ends.
+1. A thread of its own blocks on the wire (Windows' loop cannot wait for a pipe). It answers Ping and Dump at
+   once, hands everything to the loop in the order it came, and ends the process when the wire ends.
 2. Every Generate gets exactly one Done, sent in `_end`, which removes the request first. What calls it
    when a task is over is the loop's callback, which comes once, also for a task that was cancelled
    before its first step.
@@ -118,6 +118,8 @@ class Host:
                 for frame in frames:
                     if type(frame) is wire.Ping:
                         self._writer.write(wire.encode(wire.Pong(frame.serial, "thread")))
+                    elif type(frame) is wire.Dump:
+                        stdio.dump_stacks()
                     elif type(frame) is wire.Shutdown:
                         self._told_to_stop = True
                 if not self._read_ahead.acquire(timeout=READ_AHEAD_WAIT_S):
@@ -160,6 +162,8 @@ class Host:
                 self._unbind(frame.binding)
             case wire.Shutdown():
                 self._shutdown.set()
+            case wire.Dump():
+                pass
             case _:
                 _LOG.error("a %s was not expected here", type(frame).__name__)
 

@@ -1,4 +1,4 @@
-"""What a worker asks of the operating system: its two pipes, its parent's life, its secrecy.
+"""What a worker asks of the operating system: its two pipes, its end with its parent, its secrecy.
 
 `claim` runs before anything but the standard library is imported: afterwards only this file knows the
 descriptors of the wire, fd 0 reads nothing, and whatever is written to fd 1, by Python, by a C library
@@ -7,6 +7,7 @@ or by a child, goes to stderr. Every platform branch of workers/ is here. Frames
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -15,16 +16,39 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import asyncio
+    from typing import NoReturn
 
-__all__ = ["FrameWriter", "claim", "guard", "read", "read_exactly"]
+__all__ = [
+    "FrameWriter",
+    "claim",
+    "dump_stacks",
+    "guard",
+    "read",
+    "read_exactly",
+    "under_nanny",
+    "watch_interpreter",
+]
 
 READ_BYTES: Final = 256 << 10
 """One read of the wire: a whole Part, so that a long prompt arrives in few steps."""
 FLUSH_BYTES: Final = 32 << 10
 """Frames collected in one turn of the loop are written when they reach half of a Linux pipe."""
 
+LEAVE_S: Final = 3.0
+"""For a worker whose wire has ended while its supervisor lives; longer than the supervisor itself waits."""
+HUP_POLL_MS: Final = 5
+"""A dying supervisor's pipes end a moment before it is no longer our parent."""
+IDLE_POLL_MS: Final = None if sys.platform == "linux" else 1000
+"""Linux tells a nanny of the wire's end whatever else it waits for; of other systems that is not known."""
+SWEEP_S: Final = 1.0
+"""For what a worker had started to be gone after SIGKILL."""
+SWEEP_POLL_S: Final = 0.002
+OOM_SCORE: Final = 500
+"""When memory is short the system is to end a worker, and neither the supervisor nor the user's game."""
+
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _SEM_FAILCRITICALERRORS: Final = 0x0001
 _SEM_NOGPFAULTERRORBOX: Final = 0x0002
 _STD_INPUT_HANDLE: Final = -10
@@ -55,11 +79,35 @@ def claim() -> tuple[int, int]:
     return read_fd, write_fd
 
 
-def guard(parent_pid: int) -> None:
-    """Ends with the parent where the system can do that, leaves no core file, hides from its neighbours.
+def under_nanny(parent_pid: int, read_fd: int, write_fd: int) -> int:
+    """Goes on in a child of this process and returns its parent's id: the nanny's, which stays behind.
 
-    `parent_pid` is what getppid said first of all. Standard input's end and the supervisor's job object
-    are the other halves; this one also takes a worker whose interpreter is stuck.
+    Nothing that a worker starts may outlive it or the supervisor, however either goes, and a process that is
+    killed cannot clean up after itself. So the process that the supervisor started forks before anything is
+    imported and becomes the nanny: it waits for the worker, ends all that the worker has left, and ends as
+    the worker did, so that the supervisor reads the worker's exit status as its own child's. It ends them
+    too when the supervisor is gone, or asks for it with SIGTERM. On Windows a job object does all this.
+    """
+    if sys.platform == "win32":
+        return parent_pid
+    else:  # noqa: RET505  # mypy reads another platform's branch only in this shape
+        nanny = os.getpid()
+        _leave_no_core()
+        worker = os.fork()
+        if worker != 0:
+            os.close(write_fd)
+            os.dup2(0, 1)  # 0 is the null device: the worker's pipes are to end with the worker
+            os.dup2(0, 2)
+            _Nanny(worker, parent_pid, read_fd).watch()
+        os.setsid()
+        return nanny
+
+
+def guard(parent_pid: int) -> None:
+    """Ends with the parent where the system can do that, and hides from its neighbours.
+
+    `parent_pid` is what `under_nanny` returned. Standard input's end and the supervisor's job object are the
+    other halves; this one also takes a worker whose interpreter is stuck.
     """
     import signal  # not before the claim, which needs nothing but os and sys
 
@@ -67,14 +115,33 @@ def guard(parent_pid: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "win32":
         _no_crash_dialog()
-    else:
-        import resource  # does not exist on Windows
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the keys
     if sys.platform == "linux":
         _bind_to_parent()
+        _offer_to_the_system()
         if os.getppid() != parent_pid:  # it died before the signal was set: nobody will send it
             os._exit(0)
+
+
+def watch_interpreter(silent_s: float) -> None:
+    """Lets a worker that holds its interpreter for `silent_s` write its stacks to stderr, where nobody else
+    can ask it to: elsewhere than on Windows the supervisor's SIGABRT does."""
+    if sys.platform == "win32":
+        import faulthandler  # not before the claim
+
+        def re_arm() -> None:
+            pause = threading.Event()
+            while True:
+                faulthandler.dump_traceback_later(silent_s)
+                pause.wait(silent_s / 3)
+
+        threading.Thread(target=re_arm, name="stacks", daemon=True).start()
+
+
+def dump_stacks() -> None:
+    """Writes the stack of every thread to stderr."""
+    import faulthandler  # not before the claim
+
+    faulthandler.dump_traceback(all_threads=True)
 
 
 def read(fd: int) -> bytes:
@@ -179,9 +246,160 @@ def _bind_to_parent() -> None:
     prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
+def _offer_to_the_system() -> None:
+    """Linux: when memory runs out, take this process first. After the fork, so that the nanny stays."""
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123  # no pathlib yet
+            file.write(str(OOM_SCORE))
+    except OSError:  # a container may forbid it
+        return
+
+
 def _no_crash_dialog() -> None:
     """Windows: a worker that crashes ends, instead of waiting behind a message box."""
     if sys.platform == "win32":
         import ctypes  # Windows only here
 
         ctypes.WinDLL("kernel32").SetErrorMode(_SEM_FAILCRITICALERRORS | _SEM_NOGPFAULTERRORBOX)
+
+
+if sys.platform != "win32":
+
+    def _leave_no_core() -> None:
+        import resource  # does not exist on Windows
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the keys
+
+    class _Nanny:
+        """The process between supervisor and worker. It reads nothing, writes nothing and imports nothing
+        that the boot has not imported already, so it costs what its page tables cost."""
+
+        def __init__(self, worker: int, supervisor: int, read_fd: int) -> None:
+            import select  # these after the claim, and in the nanny alone
+            import signal
+            import time
+
+            self._worker = worker
+            self._supervisor = supervisor
+            self._signal = signal
+            self._now = time.monotonic
+            self._sleep = time.sleep
+            self._asked = False
+            self._ended_at: float | None = None
+            wake_read, wake_write = os.pipe()
+            os.set_blocking(wake_write, False)
+            os.set_blocking(wake_read, False)
+            self._wake_fd = wake_read
+            self._wire_fd = read_fd
+            self._poll = select.poll()
+            self._poll.register(wake_read, select.POLLIN)
+            self._poll.register(read_fd, 0)  # its end is always reported; what is on it is the worker's
+            signal.set_wakeup_fd(wake_write)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C meant for the supervisor
+            signal.signal(signal.SIGCHLD, lambda *_: None)
+            signal.signal(signal.SIGTERM, self._ask)
+            if sys.platform == "linux":
+                _adopt_orphans()
+
+        def _ask(self, *_: object) -> None:
+            self._asked = True
+
+        def watch(self) -> NoReturn:
+            """Waits for the end of the worker, or brings it about, and leaves as the worker did."""
+            status = self._reap()
+            while status is None:
+                self._wait()
+                if self._due():
+                    self._kill_worker()
+                status = self._reap()
+            self._sweep()
+            self._leave(status)
+
+        def _wait(self) -> None:
+            """Until a signal, or the wire's end; after that end in short steps."""
+            for fd, _ in self._poll.poll(IDLE_POLL_MS if self._ended_at is None else HUP_POLL_MS):
+                if fd == self._wire_fd:
+                    self._poll.unregister(fd)
+                    self._ended_at = self._now()
+                else:
+                    os.read(self._wake_fd, 512)
+
+        def _due(self) -> bool:
+            """Whether the worker has to go now."""
+            if self._asked or os.getppid() != self._supervisor:
+                return True
+            return self._ended_at is not None and self._now() - self._ended_at > LEAVE_S
+
+        def _reap(self) -> int | None:
+            """Takes the statuses of all that ended; the worker's, when it is among them."""
+            found = None
+            try:
+                while True:
+                    pid, status = os.waitpid(-1, os.WNOHANG)
+                    if pid == 0:
+                        return found
+                    if pid == self._worker:
+                        found = status
+            except ChildProcessError:
+                return found
+
+        def _kill_worker(self) -> None:
+            """Itself, our child and not reaped, so that the id is still its own; the sweep takes the rest."""
+            self._kill(os.kill, self._worker)
+
+        def _kill(self, send: Callable[[int, int], None], target: int) -> None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or not ours to end
+                send(target, self._signal.SIGKILL)
+
+        def _sweep(self) -> None:
+            """Ends what the worker started: its group, and on Linux all that came to us as orphans."""
+            self._kill(os.killpg, self._worker)
+            if sys.platform == "linux":
+                until = self._now() + SWEEP_S
+                while self._has_children() and self._now() < until:
+                    for pid in _children():
+                        self._kill(os.kill, pid)
+                    self._sleep(SWEEP_POLL_S)
+
+        def _has_children(self) -> bool:
+            try:
+                while os.waitpid(-1, os.WNOHANG)[0] != 0:
+                    pass
+            except ChildProcessError:
+                return False
+            return True
+
+        def _leave(self, status: int) -> NoReturn:
+            """Ends with the worker's exit status, by the same signal where it was one."""
+            if os.WIFSIGNALED(status):
+                number = os.WTERMSIG(status)
+                if number not in (self._signal.SIGKILL, self._signal.SIGSTOP):
+                    self._signal.signal(number, self._signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+                os._exit(128 + number)  # the shell's convention, should the signal not have ended us
+            os._exit(os.WEXITSTATUS(status))
+
+
+if sys.platform == "linux":
+
+    def _adopt_orphans() -> None:
+        """Whoever loses its parent below us becomes our child, also one that made itself a daemon."""
+        try:
+            import ctypes  # after the claim: it maps a C library
+        except ImportError:
+            return  # the worker says so
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def _children() -> list[int]:
+        """The ids of our children."""
+        found = []
+        for name in os.listdir("/proc"):  # noqa: PTH208  # no pathlib in a nanny
+            if name.isdecimal():
+                try:
+                    with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
+                        fields = file.read().rpartition(b")")[2].split()
+                except OSError:
+                    continue
+                if int(fields[1]) == os.getpid():
+                    found.append(int(name))
+        return found

@@ -34,6 +34,7 @@ __all__ = [
     "Decoder",
     "Done",
     "Down",
+    "Dump",
     "Failed",
     "Frame",
     "Generate",
@@ -55,7 +56,7 @@ __all__ = [
     "unpack_body",
 ]
 
-VERSION: Final = 1
+VERSION: Final = 2
 FRAME_MAX_BYTES: Final = 1 << 20
 """A longer frame is refused before memory is taken for it."""
 PART_BYTES: Final = 256 << 10
@@ -158,6 +159,11 @@ class Shutdown:
     """End all requests, close everything, exit 0."""
 
 
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """Write the stacks of all threads to stderr; done by the reading thread."""
+
+
 # ---- worker → supervisor
 
 
@@ -242,11 +248,13 @@ class Pong:
     source: str
 
 
-Down: TypeAlias = "Init | Bind | Unbind | Generate | Part | Cancel | Credit | Ping | Shutdown"
+Down: TypeAlias = "Init | Bind | Unbind | Generate | Part | Cancel | Credit | Ping | Shutdown | Dump"
 Up: TypeAlias = "Hello | Ready | Failed | Progress | Bound | Chunk | Alive | Done | Pong"
 Frame: TypeAlias = "Down | Up"
 
-_DOWN: Final[tuple[type[Any], ...]] = (Init, Bind, Unbind, Generate, Part, Cancel, Credit, Ping, Shutdown)
+_DOWN: Final[tuple[type[Any], ...]] = (
+    *(Init, Bind, Unbind, Generate, Part, Cancel, Credit, Ping, Shutdown, Dump),
+)
 _UP: Final[tuple[type[Any], ...]] = (Hello, Ready, Failed, Progress, Bound, Chunk, Alive, Done, Pong)
 _UP_BASE: Final = 64
 """Tags of frames up begin here, so that no number means two things."""

@@ -143,8 +143,9 @@ class Module:
         return alive
 
     def workers(self) -> list[psutil.Process]:
-        """The running workers."""
-        return self.family()[1:]
+        """The running workers; between each and the module stands its nanny, of the same command line."""
+        below = {process.pid: process for process in self.family()[1:]}
+        return [p for p in below.values() if p.ppid() in below and below[p.ppid()].cmdline() == p.cmdline()]
 
     # ---- the end
 

@@ -11,6 +11,7 @@ from tests.e2e.client import Client, connect
 from tests.e2e.module import Installation, Module
 from tests.e2e.upstream import Upstream
 from tests.fakes.openai_server import Behaviour
+from tests.wheelhouse import wait_until
 
 STALLED = Behaviour(gate_after=1)
 posix = pytest.mark.skipif(
@@ -108,6 +109,28 @@ async def test_a_signal_ends_the_module_as_close_does(
             reply = await client.end(request)
         assert await asyncio.to_thread(module.wait) == code
     assert reply.code == "INTERRUPT"
+
+
+@posix
+async def test_a_second_signal_is_not_kept_waiting(own_module: Module, upstream: Upstream) -> None:
+    import signal  # here: only where a signal can be sent
+
+    upstream.behaviour = STALLED
+    with own_module as module:
+        async with connect(module) as client:
+            await client.load("openai", api_key=module.new_key())
+            await client.chunk(await client.generate())
+            client.leaves_early = True
+            module.family()
+            client.socket.transport.pause_reading()  # it will not say goodbye
+            module.process.send_signal(signal.SIGINT)
+            await asyncio.to_thread(
+                wait_until, lambda: "module ending reason" in module.stderr(), "the first"
+            )
+            module.process.send_signal(signal.SIGINT)
+            assert await asyncio.to_thread(module.wait) == 130
+            client.socket.transport.resume_reading()
+    assert "module ending at once reason=SIGINT" in module.log()
 
 
 async def test_the_end_of_stdin_ends_the_module_where_that_was_asked_for(own_module: Module) -> None:

@@ -94,14 +94,16 @@ async def test_the_pages_tell_of_what_was_done(openai: Client) -> None:
     assert await fetched(module, "/livez") == (200, "text/plain; charset=utf-8", "alive\n")
     assert (await fetched(module, "/readyz"))[::2] == (200, "ready\n")
     assert "worker provider=openai state=ready pid=" in (await fetched(module, "/readyz?verbose"))[2]
+    mine = frozenset({("provider", "openai")})
+    memory = "waifu_llm_worker_resident_memory_bytes"  # known as soon as its watch has looked once
+    await asyncio.to_thread(wait_until, lambda: (memory, mine) in samples(get(module, "/metrics")[2]), memory)
     status, kind, text = await fetched(module, "/metrics")
     assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
     found = samples(text)
-    mine = frozenset({("provider", "openai")})
     assert found[done] == before.get(done, 0) + 1
     assert found["waifu_llm_first_token_seconds_count", mine] >= 1
     assert found["waifu_llm_worker_up", mine] == 1
-    assert found["waifu_llm_worker_resident_memory_bytes", mine] > 1e6
+    assert found[memory, mine] > 1e6
     assert found["waifu_llm_supervisor_resident_memory_bytes", frozenset()] > 1e6
     assert found["waifu_llm_clients", frozenset()] == 1
     assert found["waifu_llm_build_info", frozenset({("version", VERSION)})] == 1
@@ -208,6 +210,13 @@ def entries(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
+def is_measured(module: Module) -> bool:
+    """Whether a health line of a worker, and then one of the module, has told of memory."""
+    told = [line for line in entries(module.stderr()) if line["event"] in ("worker health", "module health")]
+    measured = [line["event"] for line in told if line["memory_mb"] is not None]
+    return "worker health" in measured and measured[-1] == "module health"
+
+
 async def test_every_line_of_the_json_log_has_its_fields_and_workers_tell_how_they_are(
     installation: Installation,
 ) -> None:
@@ -216,8 +225,7 @@ async def test_every_line_of_the_json_log_has_its_fields_and_workers_tell_how_th
         async with connect(module) as client:
             assert (await client.load("demo"))["is_error"] is False
             pid = module.workers()[0].pid
-            await asyncio.to_thread(wait_until, lambda: "worker health" in module.stderr(), "a health line")
-            await asyncio.to_thread(wait_until, lambda: "module health" in module.stderr(), "the module's")
+            await asyncio.to_thread(wait_until, lambda: is_measured(module), "a health line with a measure")
         lines = entries(module.stderr())
     for line in lines:
         assert {"ts", "level", "logger", "event", "msg"} <= set(line), line

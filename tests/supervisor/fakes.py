@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import struct
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
@@ -153,7 +154,7 @@ class FakeWorker:
         self.provider = provider
         self.state = WorkerState.STARTING
         self.pid = 4711
-        self.started_at = 0.0
+        self.started_at = time.monotonic()
         self.import_ms = 3
         self.swamped = False
         self.may_start = asyncio.Event()
@@ -161,7 +162,9 @@ class FakeWorker:
         self.start_error: ModuleError | None = None
         self.bind_error: ModuleError | None = None
         self.stopped = 0
+        self.has_stopped = asyncio.Event()
         self.starts = 0
+        self.watch = None
         self._on_death = on_death
         self.bindings = _FakeBindings(self)
         self.requests = _FakeRequests()
@@ -174,9 +177,10 @@ class FakeWorker:
             raise self.start_error
         self.state = WorkerState.READY
 
-    async def stop(self) -> None:
+    async def stop(self, reason: str = "closing") -> None:
         """Ends at once."""
         self.stopped += 1
+        self.has_stopped.set()
         self.state = WorkerState.DEAD
 
     def die(self, words: str = "signal 9 (SIGKILL)") -> None:

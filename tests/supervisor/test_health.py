@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import os
 import time
 from collections.abc import Sequence
 
@@ -14,8 +13,8 @@ import pytest
 from supervisor import health
 from supervisor.health import (
     HealthLimits,
+    HealthLines,
     ModuleHealth,
-    Pulse,
     Report,
     WorkerHealth,
     log_module,
@@ -50,6 +49,12 @@ def test_a_worker_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+def test_a_condition_of_two_words_is_one_word_of_the_line(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "supervisor.health"):
+        log_workers([dataclasses.replace(WELL, condition="loop blocked")])
+    assert "condition=loop_blocked last_error" in caplog.text
+
+
 def test_the_supervisor_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     module = ModuleHealth(61.2, 2, 25_100_000, 1.0, lag_s=0.0123, lost_lines={"stderr": 3, "file": 4})
     with caplog.at_level(logging.INFO, "supervisor.health"):
@@ -68,48 +73,38 @@ def test_the_states_are_those_of_a_workers_description() -> None:
 
 
 async def test_the_supervisors_own_memory_and_time_are_measured() -> None:
-    module, workers = await soon(measured(ModuleHealth(1.0, 2), ()))
+    module = await soon(measured(ModuleHealth(1.0, 2)))
     assert module.memory_bytes is not None
     assert module.memory_bytes > 1_000_000
     assert 0 < module.cpu_s <= time.process_time()
-    assert (module.uptime_s, module.clients, workers) == (1.0, 2, [])
-
-
-async def test_what_is_known_of_a_worker_is_kept_and_the_rest_is_measured() -> None:
-    mine = WorkerHealth("mine", "ready", os.getpid())
-    gone = WorkerHealth("gone", "dead")
-    _, workers = await soon(measured(ModuleHealth(1.0), [WELL, mine, gone]))
-    assert workers[0] is WELL
-    assert workers[1].memory_bytes is not None
-    assert workers[1].cpu_s is not None
-    assert workers[2] is gone
+    assert (module.uptime_s, module.clients) == (1.0, 2)
 
 
 # ---- the interval
 
 
 class Looks:
-    """What a pulse is joined to; it hears of each look."""
+    """What the lines are joined to; it hears of each look."""
 
     def __init__(self, workers: Sequence[WorkerHealth]) -> None:
         self.workers = workers
         self.asked = 0
         self.taken: asyncio.Queue[float] = asyncio.Queue()
-        self.pulse = Pulse(HealthLimits(interval_s=0.02), self.snapshot, self.look)
+        self.lines = HealthLines(HealthLimits(interval_s=0.02), self.snapshot, self.look)
 
     def snapshot(self) -> Sequence[WorkerHealth]:
         self.asked += 1
         return self.workers
 
     async def look(self) -> Report:
-        self.taken.put_nowait(self.pulse.lag_s)
+        self.taken.put_nowait(self.lines.lag_s)
         return ModuleHealth(1.0), self.workers
 
 
 async def test_the_lines_come_again_and_again_until_the_end(caplog: pytest.LogCaptureFixture) -> None:
     looks = Looks([WELL])
     with caplog.at_level(logging.INFO, "supervisor.health"):
-        running = asyncio.create_task(looks.pulse.run())
+        running = asyncio.create_task(looks.lines.run())
         for _ in range(3):
             await soon(looks.taken.get())
         running.cancel()
@@ -124,7 +119,7 @@ async def test_without_a_worker_nothing_wakes_in_between(monkeypatch: pytest.Mon
     counts = []
     for workers in ([], [WorkerHealth("gone", "dead")], [WELL]):
         looks = Looks(workers)
-        running = asyncio.create_task(looks.pulse.run())
+        running = asyncio.create_task(looks.lines.run())
         await soon(looks.taken.get())
         running.cancel()
         counts.append(looks.asked)
@@ -134,7 +129,7 @@ async def test_without_a_worker_nothing_wakes_in_between(monkeypatch: pytest.Mon
 
 async def test_a_loop_that_was_blocked_is_seen_as_late() -> None:
     looks = Looks([])
-    running = asyncio.create_task(looks.pulse.run())
+    running = asyncio.create_task(looks.lines.run())
     await asyncio.sleep(0)
     blocked_s = 0.1
     until = time.monotonic() + blocked_s

@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 
-import supervisor.pool as pool_module
+import supervisor.restarts as restarts_module
 import supervisor.worker as worker_module
 from supervisor.bindings import Binding
 from supervisor.catalog import Provider
 from supervisor.commands import LoadResult
-from supervisor.errors import Failure, ProvisionError, WorkerError
-from supervisor.pool import LoadOptions, Pool, PoolLimits, ReportProgress
+from supervisor.errors import BootError, Failure, ProvisionError, WorkerError
+from supervisor.pool import LoadOptions, Pool, ReportProgress
+from supervisor.restarts import PoolLimits
 from supervisor.spawn import worker_environment
 from supervisor.worker import Death, Worker, WorkerLimits, WorkerState
 from tests.supervisor.fakes import (
@@ -90,8 +91,8 @@ class Shop:
 
 @pytest.fixture
 async def shop(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shop]:
-    monkeypatch.setattr(pool_module, "RESTART_PAUSES_S", (0.0,))
-    shop = Shop(restarts=3)
+    monkeypatch.setattr(restarts_module, "PAUSES_S", (0.0,))
+    shop = Shop(restarts=3, start_again_s=1e-9)
     yield shop
     await soon(shop.pool.close())
 
@@ -414,7 +415,7 @@ async def test_a_load_by_hand_gives_a_provider_that_is_down_one_more_try(shop: S
 
 
 async def test_deaths_long_ago_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "RESTART_PAUSES_S", (0.0,))
+    monkeypatch.setattr(restarts_module, "PAUSES_S", (0.0,))
     shop = Shop(restarts=1, restart_window_s=1e-9)
     await shop.load()
     for index in range(5):
@@ -431,6 +432,94 @@ async def test_a_worker_that_nobody_uses_is_not_started_again(shop: Shop) -> Non
     shop.made[0].die()
     await turns()
     assert (len(shop.made), shop.state) == (1, "dead")
+
+
+async def test_a_worker_that_was_up_for_long_starts_the_count_anew(shop: Shop) -> None:
+    await shop.load()
+    for index in range(8):
+        shop.made[index].started_at -= 60.0
+        shop.made[index].die()
+        await shop.worker(index + 1)
+        await turns()
+    assert (shop.state, shop.pool.snapshot()[0].deaths) == ("ready", 8)
+
+
+# ---- starts that fail
+
+
+def failing(error: WorkerError) -> Callable[[FakeWorker], None]:
+    """Workers made from now on do not start."""
+    return lambda worker: setattr(worker, "start_error", error)
+
+
+async def test_a_worker_that_dies_at_its_start_is_started_once_more(shop: Shop) -> None:
+    def first_dies(worker: FakeWorker) -> None:
+        worker.start_error = BootError("signal 9") if not shop.made else None
+
+    shop.prepare = first_dies
+    await shop.load()
+    assert (len(shop.made), shop.state) == (2, "ready")
+
+
+async def test_one_that_dies_again_or_says_why_is_not(shop: Shop) -> None:
+    for error, tries in ((BootError("It died."), 2), (WorkerError("No numpy."), 1)):
+        shop.made.clear()
+        shop.prepare = failing(error)
+        with pytest.raises(WorkerError, match=str(error)):
+            await shop.load()
+        assert len(shop.made) == tries
+        await turns()
+
+
+async def test_who_asks_again_at_once_gets_the_same_answer_and_how_long_to_wait() -> None:
+    shop = Shop(start_again_s=5)
+    shop.prepare = failing(WorkerError("No numpy.", code=Code.PROVISION_FAILED))
+    for _ in range(3):
+        with pytest.raises(WorkerError, match=r"No numpy\.") as caught:
+            await shop.load()
+    assert len(shop.made) == 1
+    assert caught.value.code is Code.PROVISION_FAILED
+    assert caught.value.retry_after_ms is not None
+    assert 0 < caught.value.retry_after_ms <= 5000
+    await soon(shop.pool.close())
+
+
+# ---- rest
+
+
+async def test_a_worker_that_no_connection_uses_is_stopped_after_a_while() -> None:
+    shop = Shop(idle_s=0.01)
+    await shop.load(1)
+    await shop.load(2)
+    shop.pool.unload("demo", 1)
+    await asyncio.sleep(0.03)  # no event tells of what does not happen
+    assert shop.made[0].stopped == 0
+    shop.pool.unload("demo", 2)
+    await soon(shop.made[0].has_stopped.wait())
+    await turns()
+    assert shop.state == "dead"
+    await shop.load(3)
+    assert (len(shop.made), shop.state) == (2, "ready")
+    await soon(shop.pool.close())
+
+
+async def test_one_that_is_loaded_again_in_time_is_kept() -> None:
+    shop = Shop(idle_s=0.02)
+    await shop.load(1)
+    shop.pool.unload("demo", 1)
+    await shop.load(2)
+    await asyncio.sleep(0.05)  # no event tells of what does not happen
+    assert (shop.made[0].stopped, shop.state) == (0, "ready")
+    await soon(shop.pool.close())
+
+
+async def test_one_whose_only_load_failed_does_not_stay(shop: Shop) -> None:
+    shop = Shop(idle_s=0.01)
+    shop.prepare = lambda worker: setattr(worker, "bind_error", WorkerError("The key is refused."))
+    with pytest.raises(WorkerError, match="refused"):
+        await shop.load()
+    await soon(shop.made[0].has_stopped.wait())
+    await soon(shop.pool.close())
 
 
 # ---- closing

@@ -42,7 +42,7 @@ def down():
         data = os.read(0, 65536)
         if not data:
             os._exit(0)
-        waiting.extend(decoder.feed(data))
+        waiting.extend(frame for frame in decoder.feed(data) if type(frame) is not wire.Ping)
     return waiting.pop(0)
 
 def hello(version=wire.VERSION, nonce=nonce):
@@ -118,7 +118,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 def hasty_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     """The polite steps of a stop are short, for workers that do not follow them anyway."""
     monkeypatch.setattr(worker_module, "STOP_ASK_S", 0.05)
-    monkeypatch.setattr(worker_module, "STOP_TERMINATE_S", 0.05)
+    monkeypatch.setattr(worker_module, "STOP_END_S", 0.05)
 
 
 async def started(worker: Worker) -> Worker:
@@ -507,7 +507,7 @@ def _steps(caplog: pytest.LogCaptureFixture) -> list[str]:
 STOPS = {
     "asked": ("boot()\nwhile type(down()) is not wire.Shutdown: pass\nos._exit(0)", "asked"),
     "only at the end of stdin": ("boot()\nwhile True: down()", "asked"),
-    "only when terminated": ("boot(); time.sleep(600)", "terminated"),
+    "only when ended": ("boot(); time.sleep(600)", "ended"),
     "never": ("signal.signal(signal.SIGTERM, signal.SIG_IGN); boot()\nwhile True: time.sleep(600)", "killed"),
 }
 
@@ -520,8 +520,8 @@ async def test_a_stop_goes_as_far_as_the_worker_needs(
     if step != "asked":
         monkeypatch.setattr(worker_module, "STOP_ASK_S", 0.1)
     if step == "killed":
-        monkeypatch.setattr(worker_module, "STOP_TERMINATE_S", 0.1)
-    caplog.set_level(logging.INFO, "supervisor.worker")
+        monkeypatch.setattr(worker_module, "STOP_END_S", 0.1)
+    caplog.set_level(logging.INFO, "supervisor")
     worker = await started(bench.rude(program))
     sink = FakeSink()
     generate(worker, 1, sink)
@@ -547,7 +547,7 @@ async def test_stop_can_be_called_twice_at_once_and_before_the_start(bench: Benc
 async def test_stderr_is_logged_line_by_line_bounded_and_under_the_workers_name(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "supervisor.worker")
+    caplog.set_level(logging.INFO, "supervisor")
     program = """
 boot()
 os.write(2, b"one\\n\\ntwo ")

@@ -25,7 +25,7 @@ parent = os.getppid()
 sys.path.append({checkout!r})
 from workers import stdio
 read_fd, write_fd = stdio.claim()
-stdio.guard(parent)
+stdio.guard(stdio.under_nanny(parent, read_fd, write_fd))
 sys.path.append({site!r})
 from workers import wire
 writer = stdio.FrameWriter(write_fd)

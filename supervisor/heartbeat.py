@@ -1,0 +1,126 @@
+"""What a worker's answers to pings say of it. Pure: time comes in as an argument, a verdict goes out.
+
+Each Ping is answered twice: by the worker's reading thread, which needs the interpreter, and by its event
+loop, which needs a turn. Together with the processor time that it uses, four conditions can be told apart:
+
+    thread  loop    processor   condition
+    yes     yes     any         well           (also one whose other threads are busy)
+    yes     no      any         loop blocked   something in the loop does not give way
+    no      any     used        busy           the interpreter is held: a long computation, a bad regex
+    no      any     idle        silent         stopped, or waiting while it holds the interpreter
+
+A worker is judged by its silence: the time since the sending of the newest ping that it answered in both
+ways. What the supervisor itself slept through is no silence of a worker's.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["Condition", "HeartbeatLimits", "Pulse", "Verdict"]
+
+BUSY_PERCENT: Final = 20.0
+"""Of one processor: above it a worker that does not answer is at work, below it waits or is stopped."""
+LATE_BEATS: Final = 2.0
+"""A beat that comes later than so many intervals tells of our own sleep: a suspended laptop, a SIGSTOP."""
+PINGS_KEPT: Final = 64
+"""Unanswered pings that are remembered; older ones would tell nothing new."""
+
+
+class Condition(enum.Enum):
+    """What the answers say."""
+
+    WELL = "well"
+    LOOP_BLOCKED = "loop blocked"
+    BUSY = "busy"
+    SILENT = "silent"
+
+
+class Verdict(enum.Enum):
+    """What is to be done about it."""
+
+    NOTHING = "nothing"
+    REPORT = "report"
+    END = "end"
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatLimits:
+    """After how much silence something is done, in seconds."""
+
+    report_s: float
+    hung_s: float
+    busy_hung_s: float
+    """The same as `hung_s` for one that still uses the processor: an engine may compute for minutes."""
+
+
+class Pulse:
+    """The heartbeats of one worker."""
+
+    def __init__(self, limits: HeartbeatLimits, interval_s: float, now: float) -> None:
+        self._limits = limits
+        self._interval_s = interval_s
+        self._serial = 0
+        self._sent: deque[tuple[int, float]] = deque(maxlen=PINGS_KEPT)
+        self._answered = {"thread": now, "loop": now}
+        self._last_beat = now
+        self._reported = False
+        self.condition = Condition.WELL
+        self.round_trip_s: float | None = None
+        """Of the newest ping that the event loop answered."""
+
+    def ping(self, now: float) -> int:
+        """A ping leaves now; its serial number."""
+        late_s = now - self._last_beat - self._interval_s
+        if late_s > self._interval_s * (LATE_BEATS - 1):
+            self._answered = {source: at + late_s for source, at in self._answered.items()}
+        self._last_beat = now
+        self._serial += 1
+        self._sent.append((self._serial, now))
+        return self._serial
+
+    def pong(self, serial: int, source: str, now: float) -> None:
+        """An answer came; one to a ping that nobody knows any more says nothing."""
+        sent = next((at for number, at in self._sent if number == serial), None)
+        if sent is None or source not in self._answered:
+            return
+        self._answered[source] = max(sent, self._answered[source])
+        if source == "loop":
+            self.round_trip_s = now - sent
+            while self._sent and self._sent[0][0] < serial:
+                self._sent.popleft()
+
+    def excuse(self, now: float) -> None:
+        """It has a reason not to answer (a load): its silence begins anew."""
+        self._answered = dict.fromkeys(self._answered, now)
+
+    def silence_s(self, now: float) -> float:
+        """For how long it has not answered in both ways."""
+        return now - min(self._answered.values())
+
+    def judge(self, now: float, *, cpu_percent: float | None) -> Verdict:
+        """Takes the condition from what is known now, and says what to do."""
+        self.condition = self._look(now, cpu_percent)
+        silence_s = self.silence_s(now)
+        if self.condition is Condition.WELL:
+            self._reported = False
+            return Verdict.NOTHING
+        working = cpu_percent is not None and cpu_percent >= BUSY_PERCENT
+        if silence_s >= (self._limits.busy_hung_s if working else self._limits.hung_s):
+            return Verdict.END
+        if self._reported:
+            return Verdict.NOTHING
+        self._reported = True
+        return Verdict.REPORT
+
+    def _look(self, now: float, cpu_percent: float | None) -> Condition:
+        if self.silence_s(now) < self._limits.report_s:
+            return Condition.WELL
+        if now - self._answered["thread"] < self._limits.report_s:
+            return Condition.LOOP_BLOCKED
+        if cpu_percent is not None and cpu_percent >= BUSY_PERCENT:
+            return Condition.BUSY
+        return Condition.SILENT

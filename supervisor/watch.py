@@ -1,0 +1,130 @@
+"""Watches over one running worker: its heartbeats, its memory, its processor time, and what follows.
+
+A task of the worker's, from Ready to its end. Each second it takes a sample, each `heartbeat_s` it pings
+and judges; the rules of judging are heartbeat.py's, ending a worker is worker.py's. A worker that loads a
+model for a client is not judged: the load has a time limit of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from supervisor import spawn
+from supervisor.heartbeat import Condition, HeartbeatLimits, Pulse, Verdict
+from workers.codes import Code
+
+__all__ = ["Watch", "WatchLimits", "Watched"]
+
+log = logging.getLogger(__name__)
+
+SAMPLE_S: Final = 1.0
+"""A worker that grows is met before the machine is full; a sample costs some 30 µs."""
+MB: Final = 1 << 20
+STUCK_WORDS: Final = {
+    Condition.LOOP_BLOCKED: "its event loop did not turn",
+    Condition.BUSY: "something held its interpreter and computed",
+    Condition.SILENT: "it did nothing: stopped from outside, or stuck with its interpreter held",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WatchLimits:
+    """When a worker is reported and when it is ended."""
+
+    heartbeat_s: float
+    heartbeat: HeartbeatLimits
+    memory_soft_mb: int
+    memory_hard_mb: int
+    """0: no limit."""
+
+
+class Watched(Protocol):
+    """What watching needs of a worker."""
+
+    def ping(self, serial: int) -> None:
+        """Sends a ping."""
+
+    def ask_for_stacks(self) -> None:
+        """Makes it write its stacks into the log, if its reading thread still can."""
+
+    def is_excused(self) -> bool:
+        """Whether it loads something just now."""
+
+    def end(self, words: str, *, code: Code, hung: bool) -> None:
+        """Ends it; it dies of `words`."""
+
+
+class Watch:
+    """The vital signs of one worker. `run` it as a task; what it learned is in the attributes."""
+
+    def __init__(self, worker: Watched, provider: str, pid: int, limits: WatchLimits) -> None:
+        self._worker = worker
+        self._provider = provider
+        self._pid = pid
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._warned_of_memory = False
+        self.pulse = Pulse(limits.heartbeat, limits.heartbeat_s, self._loop.time())
+        self.memory_bytes: int | None = None
+        self.cpu_s: float | None = None
+        self.cpu_percent: float | None = None
+
+    async def run(self) -> None:
+        """Until it is cancelled, which is safe, or the process is gone."""
+        sampler = await asyncio.to_thread(spawn.Sampler, self._pid)
+        step_s = min(SAMPLE_S, self._limits.heartbeat_s)
+        beat_at = sampled_at = self._loop.time()
+        while self._sample(sampler, self._loop.time() - sampled_at):
+            sampled_at = self._loop.time()
+            if sampled_at >= beat_at:
+                self._beat(sampled_at)
+                beat_at = max(beat_at + self._limits.heartbeat_s, sampled_at)
+            await asyncio.sleep(step_s)
+
+    def _sample(self, sampler: spawn.Sampler, elapsed_s: float) -> bool:
+        """Whether the process is still there to be sampled."""
+        sample = sampler.sample()
+        if sample is None:
+            return False
+        if self.cpu_s is not None and elapsed_s > 0:
+            self.cpu_percent = round(100 * (sample.cpu_s - self.cpu_s) / elapsed_s, 1)
+        self.memory_bytes, self.cpu_s = sample
+        self._judge_memory(sample.memory_bytes)
+        return True
+
+    def _judge_memory(self, memory_bytes: int) -> None:
+        memory_mb = memory_bytes // MB
+        hard_mb, soft_mb = self._limits.memory_hard_mb, self._limits.memory_soft_mb
+        if hard_mb and memory_mb > hard_mb:
+            words = (
+                f"it used {memory_mb} MB of memory, over the limit of {hard_mb} MB (worker.memory_hard_mb)"
+            )
+            self._worker.end(words, code=Code.OUT_OF_MEMORY, hung=False)
+        elif soft_mb and memory_mb > soft_mb and not self._warned_of_memory:
+            self._warned_of_memory = True
+            log.warning(
+                "worker grows provider=%s pid=%d memory_mb=%d soft_mb=%d hard_mb=%d",
+                *(self._provider, self._pid, memory_mb, soft_mb, hard_mb),
+            )
+        elif memory_mb < soft_mb:
+            self._warned_of_memory = False
+
+    def _beat(self, now: float) -> None:
+        pulse = self.pulse
+        if self._worker.is_excused():
+            pulse.excuse(now)
+        verdict = pulse.judge(now, cpu_percent=self.cpu_percent)
+        silence_s = pulse.silence_s(now)
+        if verdict is Verdict.REPORT:
+            log.warning(
+                "worker silent provider=%s pid=%d condition=%r silent_s=%.1f cpu_pct=%s",
+                *(self._provider, self._pid, pulse.condition.value, silence_s, self.cpu_percent),
+            )
+            self._worker.ask_for_stacks()
+        elif verdict is Verdict.END:
+            words = f"it did not answer for {silence_s:.0f} s: {STUCK_WORDS[pulse.condition]}"
+            self._worker.end(words, code=Code.WORKER_CRASHED, hung=True)
+        self._worker.ping(pulse.ping(now))

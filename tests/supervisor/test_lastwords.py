@@ -1,0 +1,68 @@
+"""What a worker writes to stderr, in any split, and which of it says why it died."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from supervisor.lastwords import LINE_BYTES, SHOWN_CHARS, LastWords
+from supervisor.logs import register_secret
+
+STACK = b"""\
+nothing special
+Fatal Python error: Segmentation fault
+
+Current thread 0x00007f (most recent call first):
+  File "engine.py", line 3 in prefill
+Extension modules: numpy
+"""
+
+
+def words(data: bytes) -> LastWords:
+    said = LastWords("demo")
+    said.feed(data)
+    said.close()
+    return said
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        pytest.param(b"", None, id="nothing"),
+        pytest.param(b" \n\n", None, id="white space"),
+        pytest.param(b"one\ntwo\n", "two", id="the last line"),
+        pytest.param(b"one\ntwo", "two", id="a line without an end"),
+        pytest.param(b"ValueError: odd\n  at line 3\n", "ValueError: odd", id="no indented line"),
+        pytest.param(b"  at line 3\n", "  at line 3", id="nothing but indented lines"),
+        pytest.param(STACK, "Fatal Python error: Segmentation fault", id="the interpreter's own"),
+        pytest.param(b"\xff\xfe\n", "��", id="no text"),
+    ],
+)
+def test_one_line_says_why(data: bytes, reason: str | None) -> None:
+    assert words(data).reason == reason
+
+
+def test_every_split_gives_the_same_lines(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for cut in range(len(STACK)):
+        caplog.clear()
+        said = LastWords("demo")
+        said.feed(STACK[:cut])
+        said.feed(STACK[cut:])
+        said.close()
+        assert len(caplog.records) == 5
+        assert said.reason == "Fatal Python error: Segmentation fault"
+
+
+def test_a_line_without_end_takes_no_memory_and_a_client_sees_a_bounded_piece_of_it() -> None:
+    said = LastWords("demo")
+    for _ in range(100):
+        said.feed(b"x" * LINE_BYTES)
+    said.close()
+    assert said.reason == "x" * SHOWN_CHARS
+
+
+def test_a_key_is_masked() -> None:
+    register_secret("canary-0123456789")
+    assert words(b"bad key canary-0123456789\n").reason == "bad key ***"
