@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 
 STATES: Final = ("starting", "ready", "stopping", "dead", "down")
 """All that a worker's `state` can say."""
-MEGABYTE: Final = 1_000_000
+MEGABYTE: Final = 1 << 20
+"""As the limits of a worker's memory count."""
 LOOK_S: Final = 1.0
 """Between two looks at the loop's lag while there is a worker; with none there is nothing to be late for."""
 

@@ -60,7 +60,8 @@ HEAD: Final = (
 MINUTE_S: Final = 60
 HOUR_S: Final = 3_600
 DAY_S: Final = 86_400
-MEGABYTE: Final = 1_000_000
+MEGABYTE: Final = 1 << 20
+"""As the limits of a worker's memory count."""
 
 
 class _StatusError(Exception):

@@ -42,7 +42,7 @@ def test_a_worker_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "supervisor.health"):
         log_workers([WELL, down])
     assert caplog.messages == [
-        "worker health provider=groq state=ready pid=41 uptime_s=120 memory_mb=34 cpu_pct=0.3 open=0 "
+        "worker health provider=groq state=ready pid=41 uptime_s=120 memory_mb=33 cpu_pct=0.3 open=0 "
         "finished=12 restarts=0 heartbeat_ms=0.4 condition=well last_error=None",
         "worker health provider=demo state=down pid=None uptime_s=0 memory_mb=None cpu_pct=None open=0 "
         r"finished=0 restarts=5 heartbeat_ms=None condition=None last_error='it died\nagain'",
@@ -60,7 +60,7 @@ def test_the_supervisor_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "supervisor.health"):
         log_module(module, cpu_percent=1.26)
     assert caplog.messages == [
-        "module health uptime_s=61 clients=2 memory_mb=25 cpu_pct=1.3 lag_ms=12.3 log_lines_lost=7"
+        "module health uptime_s=61 clients=2 memory_mb=24 cpu_pct=1.3 lag_ms=12.3 log_lines_lost=7"
     ]
 
 

@@ -56,17 +56,17 @@ DONE = json.dumps({"type": "status_done", "is_error": False, "error": 0, **REPOR
 
 def test_the_table_has_a_line_for_the_module_and_one_for_each_worker() -> None:
     assert _table(REPORT).splitlines() == [
-        "module 1.2.3, up 1 h 6 min, 2 clients besides this one, 25 MB",
+        "module 1.2.3, up 1 h 6 min, 2 clients besides this one, 24 MB",
         "",
         "provider  state  pid  up     memory  cpu    open  done  restarts  heartbeat    last error",
-        "groq      ready  41   2 min  34 MB   0.3 %  1     12    2         well 0.4 ms  -",
+        "groq      ready  41   2 min  33 MB   0.3 %  1     12    2         well 0.4 ms  -",
         "demo      down   -    -      -       -      0     0     5         -            it died [2J of this",
     ]
 
 
 def test_without_a_worker_it_says_so() -> None:
     assert _table({**REPORT, "workers": [], "clients": 2}).splitlines() == [
-        "module 1.2.3, up 1 h 6 min, 1 client besides this one, 25 MB",
+        "module 1.2.3, up 1 h 6 min, 1 client besides this one, 24 MB",
         "",
         "no provider is loaded",
     ]
