@@ -22,10 +22,14 @@ from typing import Any, Final
 from supervisor import spawn
 from supervisor.catalog import Catalog, Provider, load_catalog
 from supervisor.client import Client
+from supervisor.commands import Outcome
 from supervisor.config import Settings, load_settings
 from supervisor.environments import find
 from supervisor.errors import ProvisionError, SettingsError
+from supervisor.health import HealthLines, ModuleHealth, Report, measured
 from supervisor.logs import LogFiles, start_logging
+from supervisor.metrics import CONTENT_TYPE, Metrics
+from supervisor.pages import Answer, Page, Question, ready_answer
 from supervisor.pool import Pool, ReportProgress
 from supervisor.server import Connection, Server
 from supervisor.session import Session
@@ -59,9 +63,10 @@ PARENT_POLL_S: Final = 0.5
 class App:
     """The running module."""
 
-    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, logs: LogFiles) -> None:
         self._settings = settings
         self._catalog = catalog
+        self._logs = logs
         self._numbers = itertools.count(1)
         self._clients: set[Client] = set()
         self._started = time.monotonic()
@@ -71,7 +76,9 @@ class App:
         self._exit_code = 0
         self._environment = spawn.worker_environment(os.environ)
         self._pool = Pool(self._make_worker, settings.pool)
-        self._server = Server(settings.access, settings.server, self._new_client)
+        self._server = Server(settings.access, settings.server, self._new_client, self.answer)
+        self._metrics = Metrics()
+        self._health = HealthLines(settings.health, self._pool.snapshot, self._look)
 
     # ---- life
 
@@ -111,12 +118,13 @@ class App:
         self._ending.set()
 
     def _watchers(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[None]]:
-        """What else can end the module, where the parent asked for it."""
+        """The health lines, and what else can end the module, where the parent asked for it."""
         if self._settings.exit_on_stdin_eof:
             threading.Thread(target=_until_stdin_ends, args=(loop, self.close), daemon=True).start()
-        if self._settings.parent_pid is None:
-            return []
-        return [asyncio.create_task(self._until_parent_ends(self._settings.parent_pid))]
+        watchers = [asyncio.create_task(self._health.run())]
+        if self._settings.parent_pid is not None:
+            watchers.append(asyncio.create_task(self._until_parent_ends(self._settings.parent_pid)))
+        return watchers
 
     async def _until_parent_ends(self, pid: int) -> None:
         alive = spawn.watch_process(pid)
@@ -193,11 +201,41 @@ class App:
 
     async def status(self) -> Mapping[str, Any]:
         """The fields of `status_done`."""
+        module, workers = await self._look()
         return {
             "version": VERSION,
-            "uptime_s": round(time.monotonic() - self._started, 3),
-            "workers": [worker.fields() for worker in self._pool.snapshot()],
+            "uptime_s": round(module.uptime_s, 3),
+            "clients": module.clients,
+            "memory_bytes": module.memory_bytes,
+            "cpu_s": round(module.cpu_s, 3),
+            "workers": [worker.fields() for worker in workers],
         }
+
+    async def answer(self, question: Question) -> Answer:
+        """The page that a plain GET asks for."""
+        match question.page:
+            case Page.LIVE:
+                return Answer("alive\n")
+            case Page.READY:
+                workers = self._pool.snapshot() if question.verbose else ()
+                return ready_answer(workers, ready=self._server.listening)
+            case Page.METRICS:
+                text = self._metrics.text(*await self._look(), self._server.dropped)
+                return Answer(text, content_type=CONTENT_TYPE)
+
+    async def _look(self) -> Report:
+        """How the supervisor and its workers are now."""
+        module = ModuleHealth(
+            uptime_s=time.monotonic() - self._started,
+            clients=len(self._clients),
+            lag_s=self._health.lag_s,
+            lost_lines=self._logs.lost(),
+        )
+        return await measured(module), self._pool.snapshot()
+
+    def ended(self, provider: str, outcome: Outcome) -> None:
+        """A generation is over."""
+        self._metrics.ended(provider, outcome)
 
     def provider_details(self) -> Mapping[str, Mapping[str, Any]]:
         """Name, kind, key variables, and whether the environment is there."""
@@ -256,7 +294,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 async def _serve(settings: Settings, catalog: Catalog, logs: LogFiles) -> int:
-    return await App(settings, catalog).run(lambda host, port: _announce(host, port, logs))
+    return await App(settings, catalog, logs).run(lambda host, port: _announce(host, port, logs))
 
 
 def _announce(host: str, port: int, logs: LogFiles) -> None:

@@ -62,6 +62,9 @@ class Module(Protocol):
     def provider_details(self) -> Mapping[str, Mapping[str, Any]]:
         """Details of every provider."""
 
+    def ended(self, provider: str, outcome: Outcome) -> None:
+        """Count the end of a generation."""
+
 
 class Client:
     """One client's requests, from its messages to its replies."""
@@ -147,9 +150,11 @@ class Client:
 
     def ended(self, number: int, outcome: Outcome) -> None:
         """The end of a generation."""
-        self._providers.pop(number, None)
+        provider = self._providers.pop(number, None)
         self._untaken.pop(number, None)
         self._due.discard(number)
+        if provider is not None:
+            self._module.ended(provider, outcome)
         self._carry_out(self._session.generation_ended(number, outcome))
 
     # ---- carrying out

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import tomli
 
 from supervisor.errors import SettingsError
+from supervisor.health import HealthLimits
 from supervisor.home import Home, find_home
 from supervisor.jobs import Limits
 from supervisor.restarts import PoolLimits
@@ -84,6 +85,7 @@ class Settings:
     server: ServerLimits = field(default_factory=ServerLimits)
     worker: WorkerLimits = field(default_factory=WorkerLimits)
     pool: PoolLimits = field(default_factory=PoolLimits)
+    health: HealthLimits = field(default_factory=HealthLimits)
 
 
 _SECTIONS: Final[dict[str, type[Any]]] = {
@@ -91,6 +93,7 @@ _SECTIONS: Final[dict[str, type[Any]]] = {
     "server": ServerLimits,
     "worker": WorkerLimits,
     "pool": PoolLimits,
+    "health": HealthLimits,
 }
 
 
@@ -131,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="supervisor",
         description="The LLM module: one WebSocket service for every LLM.",
-        epilog="Other commands: supervisor chat, supervisor install. README.md explains every setting.",
+        epilog="Other commands: supervisor status, chat, install. README.md explains every setting.",
     )
     add = parser.add_argument
     add("port", nargs="?", type=int, help=f"port to listen on; 0 picks a free one (default {DEFAULT_PORT})")

@@ -157,6 +157,9 @@ class StatusDone(_Result, frozen=True, kw_only=True, tag="status_done"):
 
     version: str | UnsetType = UNSET
     uptime_s: float | UnsetType = UNSET
+    clients: int | UnsetType = UNSET
+    memory_bytes: int | UnsetType | None = UNSET
+    cpu_s: float | UnsetType = UNSET
     workers: Sequence[Mapping[str, Any]] | UnsetType = UNSET
 
 

@@ -1,5 +1,7 @@
 """Moves text between sockets and clients: who may connect, the WebSocket, and one client's outbox.
 
+A plain GET of one of pages.py's paths is answered on the same port, and is no client.
+
 The WebSocket itself is the websockets package's Sans-I/O `ServerProtocol`; this file owns the socket around
 it, so that everything which one read of a worker's pipe causes leaves in one write, and so that a client
 that stops reading can be dropped at once (websockets' own `close()` waits for such a client for ever).
@@ -12,9 +14,10 @@ import hmac
 import http
 import ipaddress
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 from urllib.parse import urlsplit
 
 from websockets.datastructures import Headers
@@ -23,6 +26,8 @@ from websockets.http11 import Request
 from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
+
+from supervisor.pages import Answer, Question, asked
 
 __all__ = ["LOOPBACK_NAMES", "Access", "ClientPort", "Connection", "Server", "ServerLimits"]
 
@@ -46,7 +51,7 @@ class ServerLimits:
     message_bytes: int = 1 << 20
     connections: int = 32
     open_timeout_s: float = 5.0
-    """From accept to a finished handshake."""
+    """From accept to a finished handshake, and again for a page to be read."""
     ping_interval_s: float = 20.0
     stall_timeout_s: float = 5.0
     """A client whose socket takes nothing for this long while something waits is dropped."""
@@ -60,8 +65,8 @@ class Access:
     hosts: tuple[str, ...] = ()
     token: str | None = field(default=None, repr=False)
 
-    def refusal(self, headers: Headers) -> tuple[http.HTTPStatus, str] | None:
-        """The status and the reason with which a handshake is refused, or None."""
+    def refusal(self, headers: Headers, *, token: bool = True) -> tuple[http.HTTPStatus, str] | None:
+        """The status and the reason with which a request is refused, or None; `token`: it needs one."""
         origins = headers.get_all("Origin")
         if origins and not (len(origins) == 1 and origins[0] in self.origins):
             shown = origins[0][:LOG_SHOWN_CHARS]
@@ -70,7 +75,7 @@ class Access:
         if len(hosts) != 1 or not self._known_host(hosts[0]):
             shown = hosts[0][:LOG_SHOWN_CHARS] if hosts else ""
             return http.HTTPStatus.MISDIRECTED_REQUEST, f"Host {shown!r} is not a loopback name"
-        if self.token is not None and not self._has_token(headers):
+        if token and self.token is not None and not self._has_token(headers):
             return http.HTTPStatus.UNAUTHORIZED, "the token is missing or wrong"
         return None
 
@@ -116,6 +121,7 @@ class Connection(asyncio.Protocol):
         )
         self._transport: asyncio.Transport | None = None
         self._client: ClientPort | None = None
+        self._page: asyncio.Task[Answer] | None = None
         self._fragments: list[bytes] = []
         self._flush_due = False
         self._written = 0
@@ -135,18 +141,25 @@ class Connection(asyncio.Protocol):
         self._timer = self._loop.call_later(self._server.limits.open_timeout_s, self.abort, "no handshake")
 
     def data_received(self, data: bytes) -> None:
+        if self._page is not None:
+            return  # one page a connection: whatever follows its request is not read
         self._ws.receive_data(data)
         self._handle_events()
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
+        if self._page is not None:
+            return True  # it said all that it has to say, and still wants its page
         self._ws.receive_eof()
         self._handle_events()
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._timer, self._stall):
             if timer is not None:
                 timer.cancel()
         self._server.connections.discard(self)
+        if self._page is not None:
+            self._page.cancel()
         client, self._client = self._client, None
         self._transport = None
         if client is not None:
@@ -177,6 +190,11 @@ class Connection(asyncio.Protocol):
             return False
         return address is not None and address.is_loopback
 
+    @property
+    def is_client(self) -> bool:
+        """Whether its handshake is done; a connection that only wants a page never is."""
+        return self._client is not None
+
     def send(self, message: bytes) -> None:
         """Sends one text message; nothing happens when the connection is already over."""
         if self._ws.state is State.OPEN:
@@ -193,6 +211,7 @@ class Connection(asyncio.Protocol):
     def abort(self, reason: str) -> None:
         """Ends the connection at once; what was not yet taken is lost."""
         if self._transport is not None:
+            self._server.dropped[reason] += 1
             log.warning("client dropped reason=%r unsent_bytes=%d", reason, self._unsent())
             self._transport.abort()
 
@@ -204,12 +223,18 @@ class Connection(asyncio.Protocol):
                 self._handshake(event)
             elif isinstance(event, Frame):
                 self._frame(event)
+        if self._page is not None:
+            return  # what the library makes of data behind that request is not sent
         self._flush()
         if self._transport is not None and self._ws.close_expected():
             self._restart_timer(CLOSE_TIMEOUT_S, lambda: self.abort("no goodbye"))
 
     def _handshake(self, request: Request) -> None:
-        refusal = self._server.refusal(request)
+        question = asked(getattr(request, "method", "GET"), request.path)  # websockets 17 knows others
+        refusal = self._server.refusal(request, question)
+        if refusal is None and question is not None:
+            self._find_page(question)
+            return
         response = self._ws.accept(request) if refusal is None else self._ws.reject(*refusal)
         if refusal is not None:
             log.warning("client refused status=%d reason=%r", refusal[0], refusal[1])
@@ -218,6 +243,27 @@ class Connection(asyncio.Protocol):
             return
         self._restart_timer(self._server.limits.ping_interval_s, self._ping)
         self._client = self._server.new_client(self)
+
+    def _find_page(self, question: Question) -> None:
+        self._page = self._loop.create_task(self._server.answer(question))
+        self._page.add_done_callback(self._send_page)
+
+    def _send_page(self, page: asyncio.Task[Answer]) -> None:
+        """The whole answer in one write, past the WebSocket's state; whoever does not read it is dropped."""
+        if page.cancelled():
+            return
+        exc = page.exception()
+        if exc is not None:
+            log.error("page not answered", exc_info=exc)
+        answer = _NO_ANSWER if exc is not None else page.result()
+        response = self._ws.reject(answer.status, answer.text)
+        del response.headers["Content-Type"]
+        response.headers["Content-Type"] = answer.content_type
+        response.headers["Cache-Control"] = "no-store"
+        if self._transport is not None:
+            self._transport.write(response.serialize())
+            self._transport.close()
+            self._restart_timer(self._server.limits.open_timeout_s, lambda: self.abort("page not read"))
 
     def _frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.PONG:
@@ -288,10 +334,17 @@ class Server:
     """Listens on loopback (or where the operator says) and makes a client for each connection."""
 
     def __init__(
-        self, access: Access, limits: ServerLimits, new_client: Callable[[Connection], ClientPort]
+        self,
+        access: Access,
+        limits: ServerLimits,
+        new_client: Callable[[Connection], ClientPort],
+        answer: Callable[[Question], Coroutine[Any, Any, Answer]],
     ) -> None:
         self.limits = limits
+        self.answer = answer
         self.connections: set[Connection] = set()
+        self.dropped: Counter[str] = Counter()
+        """Connections that were aborted, by reason."""
         self._access = access
         self._new_client = new_client
         self._listeners: list[asyncio.Server] = []
@@ -318,11 +371,18 @@ class Server:
         """The client behind a finished handshake."""
         return self._new_client(connection)
 
-    def refusal(self, request: Request) -> tuple[http.HTTPStatus, str] | None:
-        """Why a handshake is refused, or None."""
+    @property
+    def listening(self) -> bool:
+        """Whether clients are let in."""
+        return bool(self._listeners) and not self._closing
+
+    def refusal(self, request: Request, question: Question | None) -> tuple[http.HTTPStatus, str] | None:
+        """Why a handshake, or the question for a page, is refused, or None."""
+        if question is not None:
+            return self._access.refusal(request.headers, token=question.private)
         if self._closing:
             return http.HTTPStatus.SERVICE_UNAVAILABLE, "the module is closing"
-        if len(self.connections) > self.limits.connections:
+        if sum(connection.is_client for connection in self.connections) >= self.limits.connections:
             return http.HTTPStatus.SERVICE_UNAVAILABLE, f"{self.limits.connections} clients are connected"
         return self._access.refusal(request.headers)
 
@@ -345,6 +405,7 @@ class Server:
                 wait.cancel()
 
 
+_NO_ANSWER: Final = Answer("something went wrong\n", http.HTTPStatus.INTERNAL_SERVER_ERROR)
 _WS_LOG: Final = logging.getLogger("websockets")
 _WS_LOG.setLevel(logging.WARNING)
 

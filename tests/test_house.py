@@ -36,7 +36,7 @@ OWNERS: Final = {
     "aiohttp": {"workers/upstream.py"},
     "truststore": {"workers/upstream.py"},
     "psutil": {"supervisor/spawn.py"},
-    "websockets": {"supervisor/server.py", "supervisor/chat.py"},
+    "websockets": {"supervisor/server.py", "supervisor/chat.py", "supervisor/status.py"},
 }
 """A package of others → the only files that may import it."""
 

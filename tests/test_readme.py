@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import tomli
 
-from supervisor import chat, config, replies
+from supervisor import chat, config, replies, status
 from supervisor.catalog import Catalog, Provider, load_catalog
 from supervisor.flags import PLATFORMS, install_parser
 from supervisor.jobs import DEFAULT_OUTPUT_TOKENS, DEFAULT_TEMPERATURE, Limits, unsupported
@@ -42,6 +42,7 @@ PARSERS: Final = {
     "install.py": install_parser(),
     "supervisor": config._parser(),
     "supervisor chat": chat._parser(),
+    "supervisor status": status._parser(),
 }
 
 

@@ -57,6 +57,8 @@ class Module:
     keys: list[str] = field(default_factory=list)
     parent: subprocess.Popen[bytes] | None = None
     """The process that it was told is its parent, where there is one."""
+    stderr_end: IO[bytes] | None = None
+    """What it gets as its stderr instead of a file; the test's to close."""
 
     def __enter__(self) -> Module:
         self.start()
@@ -78,7 +80,7 @@ class Module:
             cwd=self._folder.name,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._stderr,
+            stderr=self.stderr_end or self._stderr,
             encoding="utf-8",
         )
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -25,6 +25,7 @@ from supervisor.errors import Failure, ModuleError, WorkerError
 from supervisor.home import Home
 from supervisor.inflight import Sink
 from supervisor.jobs import Job
+from supervisor.pages import Answer, Question
 from supervisor.replies import WarningNote
 from supervisor.server import Access, Connection, Server, ServerLimits
 from supervisor.worker import Death, Worker, WorkerState
@@ -296,14 +297,22 @@ class ServerUnderTest:
     def __init__(self, access: Access, limits: ServerLimits) -> None:
         self.clients: list[FakeClient] = []
         self._came = asyncio.Event()
-        self.server = Server(access, limits, self._new_client)
+        self.server = Server(access, limits, self._new_client, self._answer)
+        self.echo = True
         self.port = 0
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     def _new_client(self, connection: Connection) -> FakeClient:
         client = FakeClient(connection)
+        client.echo = self.echo
         self.clients.append(client)
         self._came.set()
         return client
+
+    async def _answer(self, question: Question) -> Answer:
+        await self.may_answer.wait()
+        return Answer(f"the page {question.page.value} verbose={question.verbose}")
 
     @property
     def uri(self) -> str:

@@ -73,6 +73,7 @@ class FakeModule:
         self.closes = 0
         self.may_answer = asyncio.Event()
         self.may_answer.set()
+        self.ends: list[tuple[str, Outcome]] = []
 
     def close(self) -> None:
         self.closes += 1
@@ -83,6 +84,9 @@ class FakeModule:
 
     def provider_details(self) -> Mapping[str, Mapping[str, Any]]:
         return {"demo": {"name": "Demo"}, "keyed": {"name": "Keyed"}}
+
+    def ended(self, provider: str, outcome: Outcome) -> None:
+        self.ends.append((provider, outcome))
 
 
 class Desk:
@@ -278,6 +282,17 @@ async def test_chunks_and_the_end_are_sent_as_they_come(desk: Desk) -> None:
     first, second, done = desk.take()
     assert (first["chunk"], second["chunk"]) == ("Hel", "lo")
     assert (done["type"], done["is_error"]) == ("generate_stream_done", False)
+
+
+async def test_the_module_hears_once_of_each_end_also_after_the_client_left(desk: Desk) -> None:
+    await desk.load()
+    first, second = desk.generate("a"), desk.generate("b")
+    well, broken = Outcome(model="m1"), Outcome(Failure(Code.TIMEOUT, "Too late."))
+    desk.client.ended(first, well)
+    desk.client.ended(first, well)
+    desk.client.gone()
+    desk.client.ended(second, broken)
+    assert desk.module.ends == [("demo", well), ("demo", broken)]
 
 
 async def test_an_interrupt_ends_the_generation_in_the_pool(desk: Desk) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import os
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from supervisor import logs
 from supervisor.logs import LogFiles, register_secret, scrub, start_logging
+from workers.codes import Code
 
 KEY = "canary-0123456789abcdef"
 WAIT_S = 5.0
@@ -39,8 +42,8 @@ def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def close(files: LogFiles) -> None:
     """Stops the log and gives its file back."""
     files.stop()
-    for handler in files._listener.handlers:
-        handler.close()
+    for sink in files._sinks:
+        sink.target.close()
 
 
 def written(
@@ -118,11 +121,11 @@ def test_of_two_secrets_the_longer_is_masked_whole() -> None:
 
 def test_an_event_is_one_bounded_line(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr, files = written(monkeypatch, None)
-    log.info("one\ntwo\r\x1b[31mred")
+    log.info("one\ntwo\r\x1b[31mred\ttab\x07\x85\x9b1m\x00")
     log.info("x" * 100_000)
     close(files)
     first, second = stderr.getvalue().splitlines()
-    assert first.endswith("one\\ntwo\\r\\x1b[31mred")
+    assert first.endswith("one\\ntwo\\r\\x1b[31mred\ttab\\x07\\x85\\x9b1m\\x00")
     assert "INFO" in first
     assert len(second) < logs.LINE_MAX_CHARS + 100
 
@@ -149,12 +152,74 @@ def test_the_level_is_kept_and_noisy_libraries_are_quiet(monkeypatch: pytest.Mon
     assert "noise" not in stderr.getvalue()
 
 
-def test_a_record_that_cannot_be_formatted_does_not_stop_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    stderr, files = written(monkeypatch, None)
+class Unspeakable:
+    """Something that cannot be written."""
+
+    def __str__(self) -> str:
+        raise LookupError("no words")
+
+
+@pytest.mark.parametrize("json_lines", [False, True], ids=["console", "json"])
+def test_a_record_that_cannot_be_formatted_does_not_stop_the_log(
+    monkeypatch: pytest.MonkeyPatch, json_lines: bool
+) -> None:
+    stderr, files = written(monkeypatch, None, json_lines=json_lines)
     log.info("%d apples", "no number")
+    log.info("apples n=%s", Unspeakable())
     log.info("next")
     close(files)
-    assert "next" in stderr.getvalue()
+    lines = stderr.getvalue().splitlines()
+    assert ["log call cannot be formatted at=" in line for line in lines] == [True, True, False]
+    assert "next" in lines[2]
+
+
+def entries(stderr: io.StringIO) -> list[dict[str, Any]]:
+    """The lines of JSON."""
+    return [json.loads(line) for line in stderr.getvalue().splitlines()]
+
+
+def test_a_json_line_has_the_events_words_and_its_fields_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr, files = written(monkeypatch, None, json_lines=True)
+    log.info("worker ready provider=%s pid=%s ms=%d", "groq", 41, 812)
+    log.info("module closed uptime_s=%.1f pid=%s reason=%r", 12.340000000000002, None, "it\nends")
+    log.info("100 %% done")
+    log.info("lines of %s n=%d", "a file", 3)
+    log.info("plain")
+    close(files)
+    ready, closed, done, lines, plain = entries(stderr)
+    assert {name: ready[name] for name in ("event", "provider", "pid", "ms")} == {
+        "event": "worker ready",
+        "provider": "groq",
+        "pid": 41,
+        "ms": 812,
+    }
+    assert ready["msg"] == "worker ready provider=groq pid=41 ms=812"
+    assert (closed["uptime_s"], closed["pid"], closed["reason"]) == (12.34, None, "it\\nends")
+    assert done["event"] == "100 %% done"
+    assert (lines["event"], lines["n"]) == ("lines of", 3)
+    assert set(plain) == {"ts", "level", "logger", "event", "msg"}
+
+
+def test_a_field_cannot_take_the_place_of_a_lines_own_and_every_value_is_json(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stderr, files = written(monkeypatch, None, json_lines=True)
+    log.info("odd level=%s msg=%s code=%s nan=%s path=%s", 1, 2, Code.TIMEOUT, math.nan, Path("a"))
+    log.info("by name %(name)s", {"name": "x"})
+    close(files)
+    odd, by_name = entries(stderr)
+    assert (odd["level"], odd["code"], odd["nan"], odd["path"]) == ("INFO", 6, "nan", "a")
+    assert odd["msg"].startswith("odd level=1 msg=2")
+    assert by_name["msg"] == "by name x"
+
+
+def test_a_field_is_scrubbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_secret(KEY)
+    stderr, files = written(monkeypatch, None, json_lines=True)
+    log.info("refused key=%s text=%r", KEY, {"key": KEY})
+    close(files)
+    assert KEY not in stderr.getvalue()
+    assert entries(stderr)[0]["key"] == "***"
 
 
 # ---- files
@@ -163,6 +228,7 @@ def test_a_record_that_cannot_be_formatted_does_not_stop_the_log(monkeypatch: py
 def test_the_file_rotates_and_old_ones_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "FILE_BYTES", 2_000)
     monkeypatch.setattr(logs, "FILES_KEPT", 2)
+    monkeypatch.setattr(logs, "BATCH_RECORDS", 10)
     _, files = written(monkeypatch, tmp_path / "logs")
     for index in range(200):
         log.info("line %d %s", index, "x" * 50)
@@ -194,10 +260,9 @@ def test_a_full_disk_does_not_reach_the_caller_nor_stderr(
     log.info("two")
     files.stop()
     assert [line.rpartition(" ")[2] for line in stderr.getvalue().splitlines()] == ["one", "two"]
-    for handler in files._listener.handlers:
-        if isinstance(handler, logging.FileHandler):
-            with pytest.raises(OSError, match="No space left"):
-                handler.close()
+    assert files.lost() == {"stderr": 0, "file": 2}
+    with pytest.raises(OSError, match="No space left"):
+        files._sinks[1].target.close()
 
 
 def test_without_a_stderr_the_file_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,16 +288,21 @@ def test_everything_logged_before_the_stop_is_in_the_file(
 # ---- nobody reads
 
 
-class Unread:
-    """A stderr whose pipe nobody reads until `release`."""
+class Gate:
+    """A stderr whose pipe nobody reads until `release`; `shut` closes it again."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()
-        self._released = threading.Event()
+        self.text = ""
+        self._open = threading.Event()
+        self._came = threading.Condition()
 
     def write(self, text: str) -> int:
         self.asked.set()
-        self._released.wait(WAIT_S * 4)
+        self._open.wait(WAIT_S * 4)
+        with self._came:
+            self.text += text
+            self._came.notify_all()
         return len(text)
 
     def flush(self) -> None:
@@ -240,17 +310,34 @@ class Unread:
 
     def release(self) -> None:
         """From now on it is read."""
-        self._released.set()
+        self._open.set()
+
+    def shut(self) -> None:
+        """From now on it is not, once more."""
+        self.asked.clear()
+        self._open.clear()
+
+    def until(self, text: str) -> None:
+        """Waits until that was written."""
+        with self._came:
+            assert self._came.wait_for(lambda: text in self.text, WAIT_S), self.text
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """A stderr that nobody reads; whoever waits for it is let go at the end."""
+    gate = Gate()
+    yield gate
+    gate.release()
 
 
 @pytest.mark.parametrize("records", [10, 200], ids=["queue not full", "queue full"])
 def test_a_stderr_that_nobody_reads_blocks_neither_a_call_nor_the_stop(
-    monkeypatch: pytest.MonkeyPatch, records: int
+    monkeypatch: pytest.MonkeyPatch, gate: Gate, records: int
 ) -> None:
     monkeypatch.setattr(logs, "QUEUE_RECORDS", 50)
     monkeypatch.setattr(logs, "STOP_S", 0.05)
-    unread = Unread()
-    monkeypatch.setattr(sys, "stderr", unread)
+    monkeypatch.setattr(sys, "stderr", gate)
     files = start_logging(None, level="INFO", json_lines=False)
     stopped = threading.Event()
 
@@ -260,15 +347,88 @@ def test_a_stderr_that_nobody_reads_blocks_neither_a_call_nor_the_stop(
         files.stop()
         stopped.set()
 
-    try:
+    log.info("the one that nobody takes")
+    assert gate.asked.wait(WAIT_S)
+    work = threading.Thread(target=flood_and_stop, daemon=True)
+    work.start()
+    work.join(WAIT_S)
+    assert stopped.is_set()  # an exception in the thread is a warning, and so an error, of the test
+
+
+def test_a_stderr_that_nobody_reads_does_not_keep_lines_from_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: Gate
+) -> None:
+    monkeypatch.setattr(logs, "STOP_S", 0.05)
+    monkeypatch.setattr(sys, "stderr", gate)
+    files = start_logging(tmp_path, level="INFO", json_lines=False)
+    log.info("the one that nobody takes")
+    assert gate.asked.wait(WAIT_S)
+    for index in range(1_000):
+        log.info("line %d", index)
+    files._sinks[1].ask_to_stop()
+    files._sinks[1].thread.join(WAIT_S)
+    assert files.path is not None
+    assert files.path.read_text(encoding="utf-8").count("line ") == 1_000
+    close(files)
+
+
+def test_one_line_tells_how_many_were_lost_once_the_sink_moves_again(
+    monkeypatch: pytest.MonkeyPatch, gate: Gate
+) -> None:
+    monkeypatch.setattr(logs, "QUEUE_RECORDS", 20)
+    monkeypatch.setattr(sys, "stderr", gate)
+    files = start_logging(None, level="INFO", json_lines=False)
+    for lost in (30, 7):
         log.info("the one that nobody takes")
-        assert unread.asked.wait(WAIT_S)
-        work = threading.Thread(target=flood_and_stop, daemon=True)
-        work.start()
-        work.join(WAIT_S)
-        assert stopped.is_set()  # an exception in the thread is a warning, and so an error, of the test
-    finally:
-        unread.release()
+        assert gate.asked.wait(WAIT_S)
+        before = files.lost()["stderr"]
+        for index in range(20 + lost):
+            log.info("line %d", index)
+        assert files.lost() == {"stderr": before + lost}
+        gate.release()
+        gate.until(f"log lines lost n={lost}")
+        gate.shut()
+    gate.release()
+    files.stop()
+    assert gate.text.count("log lines lost") == 2
+    assert gate.text.count("line ") == 40
+
+
+class Broken(io.StringIO):
+    """A stderr that its reader closed, until somebody opens it again."""
+
+    closed_by_reader = True
+
+    def write(self, text: str) -> int:
+        if self.closed_by_reader:
+            raise BrokenPipeError
+        return super().write(text)
+
+
+def test_what_cannot_be_written_is_counted_and_told_when_it_can_be_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stderr = Broken()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr(logs, "BATCH_RECORDS", 1)
+    files = start_logging(tmp_path, level="INFO", json_lines=True)
+    log.info("one")
+    log.info("two")
+    files._sinks[0].ask_to_stop()
+    files._sinks[0].thread.join(WAIT_S)
+    assert files.lost() == {"stderr": 2, "file": 0}
+    stderr.closed_by_reader = False
+    again = logs._Sink("stderr", files._sinks[0].target, logs._JsonFormat())
+    again._unwritten = 2
+    again.emit(logs._record(logging.INFO, "three"))
+    again.ask_to_stop()
+    again.thread.join(WAIT_S)
+    lines = [json.loads(line) for line in stderr.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == ["three", "log lines lost"]
+    assert lines[1]["n"] == 2
+    close(files)
+    assert files.path is not None
+    assert len(files.path.read_text(encoding="utf-8").splitlines()) == 2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the size of a pipe is POSIX's")
@@ -278,15 +438,14 @@ def test_a_full_pipe_holds_up_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = os.fdopen(writer, "w", buffering=1, encoding="utf-8")
     monkeypatch.setattr(sys, "stderr", stderr)
     files = start_logging(None, level="INFO", json_lines=False)
-    thread = files._listener._thread
-    assert thread is not None
+    (sink,) = files._sinks
     try:
         for index in range(500):
             log.info("%d %s", index, "x" * 1_000)
         files.stop()
     finally:
-        os.close(reader)  # the write that hangs fails, and the thread reads the rest of its queue
-        thread.join(WAIT_S)
+        os.close(reader)  # the write that hangs fails, and the thread comes to the rest of its queue
+        sink.thread.join(WAIT_S)
         with pytest.raises(BrokenPipeError):
             stderr.close()
-    assert not thread.is_alive()
+    assert not sink.thread.is_alive()

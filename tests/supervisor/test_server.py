@@ -14,6 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
+from supervisor.pages import Answer, Question
 from supervisor.server import Access, Connection, Server, ServerLimits
 from tests.supervisor.fakes import FakeClient, RawClient, ServerUnderTest, masked, serving, soon
 
@@ -48,6 +49,11 @@ async def refused(attempt: Awaitable[ClientConnection]) -> int:
     with pytest.raises(InvalidStatus) as caught:
         await attempt
     return caught.value.response.status_code
+
+
+async def no_page(question: Question) -> Answer:
+    """For a server whose pages nobody asks for."""
+    raise AssertionError(question)
 
 
 # ---- who may connect
@@ -241,7 +247,7 @@ PEERS = {
 
 @pytest.mark.parametrize(("address", "loopback"), PEERS.items(), ids=[*map(repr, PEERS)])
 async def test_only_loopback_addresses_are_this_machine(address: str, loopback: bool) -> None:
-    connection = Connection(Server(Access(), ServerLimits(), FakeClient))
+    connection = Connection(Server(Access(), ServerLimits(), FakeClient, no_page))
     connection.connection_made(FakeTransport(peer=(address, 1)))
     assert connection.from_loopback is loopback
     connection.connection_lost(None)
@@ -544,7 +550,7 @@ async def test_everything_sent_in_one_turn_leaves_in_one_write() -> None:
         clients.append(FakeClient(connection))
         return clients[-1]
 
-    connection = Connection(Server(Access(), ServerLimits(), new_client))
+    connection = Connection(Server(Access(), ServerLimits(), new_client, no_page))
     transport = FakeTransport()
     connection.connection_made(transport)
     connection.data_received(RawClient.handshake(7562))
@@ -559,6 +565,196 @@ async def test_everything_sent_in_one_turn_leaves_in_one_write() -> None:
     assert len(transport.writes) == 2
     connection.connection_lost(None)
     assert clients[0].gone_calls == 1
+
+
+# ---- pages
+
+
+async def fetched(raw: RawClient, target: str, *headers: str, method: str = "GET", host: str = "") -> str:
+    """All that comes back for a plain request."""
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host or '127.0.0.1'}", *headers, "", ""]
+    raw.writer.write("\r\n".join(lines).encode())
+    return (await raw.rest()).decode()
+
+
+async def get(server: ServerUnderTest, target: str, *headers: str, **kwargs: str) -> tuple[int, str]:
+    """The status and the body of an answer on a connection of its own; no status is 0."""
+    async with RawClient.connected(server.port) as raw:
+        head, _, body = (await fetched(raw, target, *headers, **kwargs)).partition("\r\n\r\n")
+        return int(head.split()[1]) if head else 0, body
+
+
+PAGES = {
+    "/livez": "the page /livez verbose=False",
+    "/readyz": "the page /readyz verbose=False",
+    "/readyz?verbose": "the page /readyz verbose=True",
+    "/readyz?a=1&verbose=1": "the page /readyz verbose=True",
+    "/livez?verbose": "the page /livez verbose=False",
+    "/metrics": "the page /metrics verbose=False",
+    "/metrics?x=y": "the page /metrics verbose=False",
+}
+
+
+@pytest.mark.parametrize(("target", "text"), PAGES.items(), ids=PAGES.keys())
+async def test_a_page_is_answered_whole_and_the_connection_ends(target: str, text: str) -> None:
+    async with serving() as server, RawClient.connected(server.port) as raw:
+        head, _, body = (await fetched(raw, target)).partition("\r\n\r\n")
+        assert body == text
+        assert head.splitlines()[0] == "HTTP/1.1 200 OK"
+        lines = set(head.splitlines())
+        assert {f"Content-Length: {len(text)}", "Content-Type: text/plain; charset=utf-8"} <= lines
+        assert {"Connection: close", "Cache-Control: no-store"} <= lines
+        assert not server.clients
+
+
+OTHERS = {"/": 426, "/livez/": 426, "/LIVEZ": 426, "/healthz": 426, "/metrics/x": 426, "//livez": 426}
+
+
+@pytest.mark.parametrize(("target", "status"), OTHERS.items(), ids=OTHERS.keys())
+async def test_another_path_is_the_websockets(target: str, status: int) -> None:
+    async with serving() as server:
+        assert (await get(server, target))[0] == status
+
+
+@pytest.mark.parametrize("target", ["/livez", "/readyz", "/metrics"])
+async def test_a_page_keeps_the_rules_of_host_and_origin(target: str) -> None:
+    async with serving() as server:
+        assert (await get(server, target, host="evil.example"))[0] == 421
+        assert (await get(server, target, "Origin: https://evil.example"))[0] == 403
+    async with serving(Access(hosts=("box.lan",), origins=("https://good.example",))) as server:
+        assert (await get(server, target, "Origin: https://good.example", host="box.lan"))[0] == 200
+
+
+PRIVATE = {"/livez": False, "/readyz": False, "/readyz?verbose": True, "/metrics": True}
+
+
+@pytest.mark.parametrize(("target", "private"), PRIVATE.items(), ids=PRIVATE.keys())
+async def test_only_a_page_that_tells_of_workers_needs_the_token(target: str, private: bool) -> None:
+    async with serving(Access(token=TOKEN)) as server:
+        assert (await get(server, target))[0] == (401 if private else 200)
+        assert (await get(server, target, "Authorization: Bearer wrong"))[0] == (401 if private else 200)
+        assert (await get(server, target, f"Authorization: Bearer {TOKEN}"))[0] == 200
+
+
+async def test_pages_are_answered_when_all_places_are_taken_and_take_none() -> None:
+    async with serving(connections=1) as server:
+        server.may_answer.clear()
+        async with RawClient.connected(server.port) as raw:
+            raw.writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            async with await dial(server):
+                assert await refused(dial(server)) == 503
+                server.may_answer.set()
+                assert b"the page /livez" in await raw.rest()
+                assert (await get(server, "/metrics"))[0] == 200
+
+
+async def test_a_page_is_answered_while_the_module_closes() -> None:
+    async with (
+        serving() as server,
+        RawClient.connected(server.port) as raw,
+        await dial(server),  # accepted later, so the one before is accepted, too
+    ):
+        server.server.stop_listening()
+        assert not server.server.listening
+        assert "the page /readyz" in await fetched(raw, "/readyz")
+
+
+METHODS = {"HEAD": "", "POST": "", "POST with a body": "Content-Length: 5", "PUT": "", "OPTIONS": "", "G": ""}
+
+
+@pytest.mark.parametrize("method", METHODS.keys())
+async def test_another_method_is_refused_without_a_traceback(
+    method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving() as server:
+        headers = [METHODS[method]] if METHODS[method] else []
+        status, body = await get(server, "/metrics", *headers, method=method.split()[0])
+        assert status in (0, 405)  # none at all from the library that Python 3.10 gets
+        assert "the page" not in body
+    assert "Traceback" not in caplog.text
+
+
+BEHIND = {"another request": b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", "noise": b"\xff" * 5_000}
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one write", "after it"])
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND.keys())
+async def test_what_follows_a_request_for_a_page_is_not_read(
+    behind: bytes, together: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving() as server, RawClient.connected(server.port) as raw:
+        server.may_answer.clear()
+        request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        if together:
+            raw.writer.write(request + behind)
+        else:
+            raw.writer.write(request)
+            async with await dial(server):
+                raw.writer.write(behind)
+        async with await dial(server):
+            server.may_answer.set()
+        answer = await raw.rest()
+        assert answer.count(b"HTTP/1.1 200 OK") == 1
+        assert answer.endswith(b"the page /metrics verbose=False")
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_side_that_ends_its_half_after_the_request_still_gets_its_page() -> None:
+    async with serving() as server, RawClient.connected(server.port) as raw:
+        server.may_answer.clear()
+        raw.writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        raw.writer.write_eof()
+        async with await dial(server):
+            server.may_answer.set()
+        assert b"the page /livez" in await raw.rest()
+
+
+async def test_a_page_that_does_not_come_ends_with_the_handshakes_timeout() -> None:
+    async with serving(open_timeout_s=0.05) as server, RawClient.connected(server.port) as raw:
+        server.may_answer.clear()
+        assert await fetched(raw, "/metrics") == ""
+        assert server.server.dropped == {"no handshake": 1}
+
+
+async def test_who_asks_for_a_page_and_resets_the_connection_ends_its_making() -> None:
+    async with serving() as server, RawClient.connected(server.port) as raw:
+        server.may_answer.clear()
+        raw.writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        async with await dial(server):
+            (asking,) = [c for c in server.server.connections if not c.is_client]
+            sock: socket.socket = raw.writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raw.writer.transport.abort()
+            await soon(asking.closed.wait())
+        assert server.server.dropped == {}
+
+
+async def test_a_bug_in_a_page_is_an_answer_and_one_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as server:
+        server.server.answer = no_page
+        assert (await get(server, "/livez"))[0] == 500
+        assert (await get(server, "/livez"))[1] == "something went wrong\n"
+        assert caplog.text.count("page not answered") == 2
+
+
+async def test_a_page_that_nobody_reads_is_dropped() -> None:
+    async with serving(open_timeout_s=0.2, stall_timeout_s=60) as server:
+
+        async def long_page(_question: Question) -> Answer:
+            return Answer("x" * (16 << 20))
+
+        server.server.answer = long_page
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            loop = asyncio.get_running_loop()
+            await soon(loop.sock_connect(sock, ("127.0.0.1", server.port)))
+            await soon(loop.sock_sendall(sock, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+            async with await dial(server):
+                left = [c for c in server.server.connections if not c.is_client]
+            for connection in left:
+                await soon(connection.closed.wait())
+        assert server.server.dropped == {"page not read": 1}
 
 
 # ---- closing
@@ -619,7 +815,7 @@ async def test_nobody_can_connect_after_close() -> None:
 
 async def test_a_port_that_is_taken_is_an_error_and_a_second_host_that_is_not_there_is_none() -> None:
     async with serving() as server:
-        again = Server(Access(), ServerLimits(), FakeClient)
+        again = Server(Access(), ServerLimits(), FakeClient, no_page)
         with pytest.raises(OSError, match="in use"):
             await again.listen(["127.0.0.1"], server.port)
         assert await again.listen(["127.0.0.1", "203.0.113.1"], 0) > 0
