@@ -28,7 +28,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-STATES: Final = ("starting", "ready", "stopping", "dead", "down")
+STATES: Final = ("starting", "ready", "stopping", "dead", "down", "idle")
 """All that a worker's `state` can say."""
 MEGABYTE: Final = 1 << 20
 """As the limits of a worker's memory count."""
@@ -50,7 +50,8 @@ class WorkerHealth:
 
     provider: str
     state: str
-    """`starting`, `ready`, `stopping`, `dead`, or `down` when its restart budget is spent."""
+    """`starting`, `ready`, `stopping`, `dead`, `down` when its restart budget is spent, or `idle` when it was
+    stopped because no connection used it."""
     pid: int | None = None
     uptime_s: float = 0.0
     restarts: int = 0

@@ -71,11 +71,22 @@ class _Slot:
         """Workers that nobody used any more, on their way out."""
         self.idle: asyncio.TimerHandle | None = None
         self.restarts = 0
+        self.finished = 0
+        """Requests of the workers that are no more."""
+        self.rests = False
+        """Whether the last worker was stopped because nobody used it."""
         self.timings_ms: dict[str, int] = {}
         self.last_error: str | None = None
         self.last_failure = Failure(Code.UNEXPECTED, "")
         """Of a start."""
         self.down = False
+
+    def take_worker(self) -> Worker | None:
+        """The worker, which is the slot's no longer."""
+        worker, self.worker = self.worker, None
+        if worker is not None:
+            self.finished += worker.requests.finished
+        return worker
 
     def report(self, phase: str, message: str, fraction: float | None) -> None:
         for listener in list(self.listeners):
@@ -162,6 +173,7 @@ class Pool:
             "import": worker.import_ms,
         }
         slot.worker = worker
+        slot.rests = False
         return worker
 
     async def _booted(self, slot: _Slot, worker: Worker) -> Worker:
@@ -201,8 +213,9 @@ class Pool:
             slot.idle = self._loop.call_later(self._limits.idle_s, self._stop_idle, slot)
 
     def _stop_idle(self, slot: _Slot) -> None:
-        worker, slot.worker = slot.worker, None
+        worker = slot.take_worker()
         if worker is not None:
+            slot.rests = True
             task = asyncio.create_task(worker.stop("idle"))
             slot.stopping.add(task)
             task.add_done_callback(slot.stopping.discard)
@@ -296,7 +309,7 @@ class Pool:
     def _died(self, worker: Worker, death: Death) -> None:
         """A running worker is gone; it is started again while somebody uses it and the budget lasts."""
         slot = self._slots[worker.provider.id]
-        slot.worker = None
+        slot.take_worker()
         slot.last_error = death.words
         uptime_s = time.monotonic() - worker.started_at
         pause_s = slot.history.died(self._loop.time(), uptime_s=uptime_s)
@@ -370,19 +383,28 @@ class Pool:
 
 def _described(slot: _Slot) -> WorkerHealth:
     worker = slot.worker
-    state = worker.state.value if worker is not None else "down" if slot.down else "dead"
     return WorkerHealth(
         provider=slot.provider.id,
-        state="starting" if slot.starting is not None else state,
+        state=_state(slot),
         pid=worker.pid if worker is not None else None,
         uptime_s=round(time.monotonic() - worker.started_at, 3) if worker is not None else 0.0,
         restarts=slot.restarts,
         deaths=slot.history.total_deaths,
         open_requests=len(worker.requests) if worker is not None else 0,
-        finished_requests=worker.requests.finished if worker is not None else 0,
+        finished_requests=slot.finished + (worker.requests.finished if worker is not None else 0),
         **_vital_signs(worker),
         last_error=slot.last_error,
     )
+
+
+def _state(slot: _Slot) -> str:
+    if slot.starting is not None:
+        return "starting"
+    if slot.worker is not None:
+        return slot.worker.state.value
+    if slot.down:
+        return "down"
+    return "idle" if slot.rests else "dead"
 
 
 def _vital_signs(worker: Worker | None) -> dict[str, Any]:

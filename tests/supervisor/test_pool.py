@@ -497,7 +497,7 @@ async def test_a_worker_that_no_connection_uses_is_stopped_after_a_while() -> No
     shop.pool.unload("demo", 2)
     await soon(shop.made[0].has_stopped.wait())
     await turns()
-    assert shop.state == "dead"
+    assert shop.state == "idle"
     await shop.load(3)
     assert (len(shop.made), shop.state) == (2, "ready")
     await soon(shop.pool.close())
