@@ -70,7 +70,6 @@ class _Slot:
         self.stopping: set[asyncio.Task[None]] = set()
         """Workers that nobody used any more, on their way out."""
         self.idle: asyncio.TimerHandle | None = None
-        self.restarts = 0
         self.finished = 0
         """Requests of the workers that are no more."""
         self.rests = False
@@ -174,6 +173,7 @@ class Pool:
         }
         slot.worker = worker
         slot.rests = False
+        slot.history.started()
         return worker
 
     async def _booted(self, slot: _Slot, worker: Worker) -> Worker:
@@ -322,6 +322,8 @@ class Pool:
                 *(slot.provider.id, slot.history.recent_deaths, death.words),
             )
             return
+        if slot.restarting is not None:
+            slot.restarting.cancel()  # one that still waits: somebody else has started the worker meanwhile
         slot.restarting = asyncio.create_task(self._restart(slot, pause_s))
 
     async def _restart(self, slot: _Slot, pause_s: float) -> None:
@@ -340,7 +342,6 @@ class Pool:
             slot.down = True
             log.error("worker not restarted provider=%s reason=%r", slot.provider.id, exc.message)
             return
-        slot.restarts += 1
         for binding in list(slot.bindings):
             if slot.worker is not worker:
                 return  # it died again, and the restart after that death gives them anew
@@ -388,7 +389,7 @@ def _described(slot: _Slot) -> WorkerHealth:
         state=_state(slot),
         pid=worker.pid if worker is not None else None,
         uptime_s=round(time.monotonic() - worker.started_at, 3) if worker is not None else 0.0,
-        restarts=slot.restarts,
+        restarts=slot.history.total_restarts,
         deaths=slot.history.total_deaths,
         open_requests=len(worker.requests) if worker is not None else 0,
         finished_requests=slot.finished + (worker.requests.finished if worker is not None else 0),

@@ -39,7 +39,9 @@ class Restarts:
         self._limits = limits
         self._deaths: deque[float] = deque()
         self._failed_at = float("-inf")
+        self._dead = False
         self.total_deaths = 0
+        self.total_restarts = 0
 
     @property
     def recent_deaths(self) -> int:
@@ -51,12 +53,18 @@ class Restarts:
         if uptime_s >= self._limits.stable_s:
             self._deaths.clear()
         self.total_deaths += 1
+        self._dead = True
         self._deaths.append(now)
         while self._deaths[0] < now - self._limits.restart_window_s:
             self._deaths.popleft()
         if len(self._deaths) > self._limits.restarts:
             return None
         return PAUSES_S[min(len(self._deaths), len(PAUSES_S)) - 1]
+
+    def started(self) -> None:
+        """A worker runs; after a death that was a restart, whoever asked for it."""
+        self.total_restarts += self._dead
+        self._dead = False
 
     def start_failed(self, now: float) -> None:
         """A worker could not be started."""

@@ -391,11 +391,8 @@ class Worker:
         self.dead.set()
         if was is WorkerState.READY:
             log.error(
-                "worker died provider=%s pid=%s status=%s words=%r",
-                self.provider.id,
-                self.pid,
-                death.returncode,
-                death.words,
+                "worker died provider=%s pid=%s status=%s words=%r cut_bytes=%d",
+                *(self.provider.id, self.pid, death.returncode, death.words, self._decoder.pending_bytes),
             )
             self._on_death(self, death)
 

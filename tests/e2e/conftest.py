@@ -22,6 +22,12 @@ from tests.e2e.upstream import Upstream
 from tests.wheelhouse import CHECKOUT, copy_checkout, repack_lock
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How thorough the measurements are."""
+    parser.addoption("--kills", type=int, default=10, help="of a worker under open streams (default: 10)")
+    parser.addoption("--chunks", type=int, default=3000, help="for a client beside one that does not read")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Prints what was measured."""
     for title, lines in tables():

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import socket
+import time
+from collections.abc import Iterator
 
+import psutil
+import pytest
 from websockets.asyncio.client import connect as open_websocket
 
 from tests.e2e.client import WAIT_S, connect, prompt
+from tests.e2e.figures import Figures
 from tests.e2e.module import Installation, Module
 from tests.e2e.upstream import Upstream
 from tests.fakes.openai_server import Exchange, piece
+from tests.wheelhouse import wait_until
 
 LOAD = {"type": "load", "provider": "openai", "unique_request_id": "l"}
 GENERATE = {
@@ -19,6 +28,14 @@ GENERATE = {
     "params": {"max_output_length": 10_000_000},
     "stream": True,
 }
+
+
+FLOOD = {**GENERATE, "messages": prompt("flood 100000000")}
+HANDSHAKE = (
+    "GET / HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+TITLE = "a stream beside a client that does not read"
 
 
 async def endless(exchange: Exchange) -> None:
@@ -32,18 +49,79 @@ async def endless(exchange: Exchange) -> None:
 async def never_reads(module: Module, upstream: Upstream) -> None:
     """Asks for a reply without end, reads nothing of it, and waits until its upstream is closed."""
     url = f"ws://127.0.0.1:{module.port}"
-    async with open_websocket(url, proxy=None, max_queue=1, close_timeout=0.1) as socket:
-        await socket.send(json.dumps({**LOAD, "api_key": module.new_key()}))
-        while json.loads(await socket.recv())["type"] != "load_done":
+    async with open_websocket(url, proxy=None, max_queue=1, close_timeout=0.1) as websocket:
+        await websocket.send(json.dumps({**LOAD, "api_key": module.new_key()}))
+        while json.loads(await websocket.recv())["type"] != "load_done":
             pass
         upstream.script = [endless]
-        await socket.send(json.dumps(GENERATE))
+        await websocket.send(json.dumps(GENERATE))
         await upstream.received(1)
         async with connect(module) as neighbour:
             await neighbour.load("openai", api_key=module.new_key())
             for _ in range(5):
                 assert (await neighbour.say(timeout_s=WAIT_S)).text == "Hello there."
         await upstream.closed(0)
+
+
+@contextlib.contextmanager
+def deaf(port: int) -> Iterator[socket.socket]:
+    """A client whose system takes next to nothing for it, and which asks for a flood and reads none of it."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(WAIT_S)
+        sock.connect(("127.0.0.1", port))
+        sock.sendall(HANDSHAKE.format(port).encode())
+        sock.sendall(masked(json.dumps({"type": "load", "provider": "hostile"}).encode()))
+        said = b""
+        while b"load_done" not in said:
+            said += sock.recv(4096)
+        sock.sendall(masked(json.dumps(FLOOD).encode()))
+        yield sock
+
+
+def masked(message: bytes) -> bytes:
+    """A frame of text as a client must send it, with a mask that changes nothing."""
+    return bytes((0x81, 0x80 | 126, *len(message).to_bytes(2, "big"), 0, 0, 0, 0)) + message
+
+
+async def latencies_ms(module: Module, chunks: int) -> list[float]:
+    """How long each piece of a stream took from the worker to a client that reads."""
+    async with connect(module) as client:
+        await client.load("hostile")
+        request = await client.generate(f"timed {chunks}", params={"max_output_length": 10_000_000})
+        arrived: list[int] = []
+        seen = 0
+        while len(arrived) < chunks:
+            await client.wait(lambda m: "chunk" in m or "is_error" in m, after=seen)
+            now = time.monotonic_ns()
+            arrived += [now] * sum("chunk" in message for message in client.received[seen:])
+            seen = len(client.received)
+        reply = await client.end(request)
+    pieces = [piece.split(";") for piece in reply.text.split("|")[:-1]]
+    assert [int(number) for number, *_ in pieces] == list(range(chunks))
+    return sorted((at - int(left)) / 1e6 for at, (_, left, _) in zip(arrived, pieces, strict=True))
+
+
+async def test_a_client_that_does_not_read_costs_the_others_nothing(
+    hostile_place: Installation, figures: Figures, request: pytest.FixtureRequest
+) -> None:
+    chunks: int = request.config.getoption("--chunks")
+    stall_s = min(5.0, chunks / 4000)  # the default where there is time for it
+    with Module(hostile_place, ("--set", f"server.stall_timeout_s={stall_s}")) as module:
+        process = psutil.Process(module.process.pid)
+        await latencies_ms(module, 100)
+        alone = await latencies_ms(module, chunks // 4)
+        before = process.memory_info().rss
+        with deaf(module.port):
+            beside = await latencies_ms(module, chunks)
+            grown = process.memory_info().rss - before
+        dropped = "client dropped reason='it does not read'"
+        await asyncio.to_thread(wait_until, lambda: dropped in module.stderr(), "the end of the deaf one")
+    for row, values in {"alone": alone, "beside a client that does not read": beside}.items():
+        for name, share in {"p50": 0.5, "p99": 0.99, "max": 1.0}.items():
+            figures.add(TITLE, row, f"{name} ms", values[round(share * (len(values) - 1))])
+    figures.add(TITLE, row, "chunks", str(len(beside)))
+    figures.add(TITLE, row, "memory of the supervisor grew by MB", grown / (1 << 20))
 
 
 async def test_a_client_that_never_reads_is_dropped_and_its_neighbour_talks_on(

@@ -36,8 +36,8 @@ class Hostile(Adapter):
     async def generate(self, request: Request) -> AsyncIterator[Event]:
         """One of the deeds below."""
         name, _, argument = request.messages[-1].content.partition(" ")
-        if name == "stream":
-            async for event in stream(argument):
+        if name in STREAMS:
+            async for event in STREAMS[name](argument):
                 yield event
         elif name == "wait":
             yield Text("waiting")
@@ -52,6 +52,19 @@ async def stream(argument: str) -> AsyncIterator[Event]:
     for number in range(int(argument)):
         yield Text(f"{number};{LARGE if number % LARGE_EVERY == 1 else SMALL}|")
         await asyncio.sleep(PACE_S)
+
+
+async def timed(argument: str) -> AsyncIterator[Event]:
+    """So many pieces of 400 bytes, each with the time at which it left, on the clock of this machine."""
+    for number in range(int(argument)):
+        yield Text(f"{number};{time.monotonic_ns()};".ljust(399, "x") + "|")
+        await asyncio.sleep(PACE_S / 2)
+
+
+async def flood(argument: str) -> AsyncIterator[Event]:
+    """So many pieces of 400 bytes, as fast as they are taken."""
+    for number in range(int(argument)):
+        yield Text(f"{number};".ljust(399, "x") + "|")
 
 
 async def block_the_loop(argument: str) -> str:
@@ -172,6 +185,7 @@ async def write_garbage(_: str) -> str:
     return "done"
 
 
+STREAMS: Final = {"stream": stream, "timed": timed, "flood": flood}
 DEEDS: Final = {
     "block": block_the_loop,
     "hold": hold_the_interpreter,

@@ -38,3 +38,14 @@ def test_after_a_start_that_failed_the_next_one_waits_a_moment() -> None:
     assert history.wait_s(100.0) == 0
     history.start_failed(100.0)
     assert [history.wait_s(at) for at in (100.0, 102.0, 105.0, 200.0)] == [5.0, 3.0, 0.0, 0.0]
+
+
+def test_a_start_after_a_death_is_a_restart_and_the_first_one_is_not() -> None:
+    history = Restarts(LIMITS)
+    history.started()
+    for second in range(3):
+        history.died(float(second), uptime_s=1)
+        history.died(float(second), uptime_s=1)
+        history.started()
+        history.started()
+    assert (history.total_deaths, history.total_restarts) == (6, 3)
