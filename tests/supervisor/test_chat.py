@@ -208,7 +208,7 @@ def test_a_module_that_dies_ends_the_chat_with_1(place: Place) -> None:
 def test_the_module_and_its_worker_do_not_outlive_a_chat_that_is_killed(place: Place) -> None:
     with piped(place) as chat:
         processes = family(chat.pid)
-        assert len(processes) == 2
+        assert len(processes) >= 2  # the module, its worker, and on POSIX the worker's nanny
         chat.kill()
         chat.wait(PATIENCE_S)
         wait_until(lambda: gone(processes), "the end of the module and its worker")
@@ -336,7 +336,7 @@ def test_ctrl_c_interrupts_a_reply_and_at_the_prompt_it_leaves(terminal: Termina
     terminal.press(b"go on\n")
     terminal.until("demo> You said: go on\nyou> ")
     assert terminal.leave() == 0
-    assert len(processes) == 2
+    assert len(processes) >= 2
     assert gone(processes)
 
 

@@ -21,7 +21,7 @@ if sys.platform == "win32":
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives a nanny the orphans below it")
 
-# A worker that says its id in a frame and does what it is told; `start` leaves a process behind.
+# A worker that says its id in a frame, waits for one, and does what it is told; `start` leaves a process.
 WORKER = """
 import os, sys, time
 parent = os.getppid()
@@ -48,6 +48,7 @@ def start(how):
         os.wait()
     writer.write(wire.encode(wire.Progress(0, "left", os.read(left, 20).decode(), 0.0)))
 writer.write(wire.encode(wire.Alive(os.getpid())))
+stdio.read(read_fd)
 {work}
 """
 UNTIL_THE_END = "while stdio.read(read_fd): pass"
@@ -65,8 +66,9 @@ def worker(site_packages: Path, work: str) -> Iterator[tuple[WorkerProcess, psut
     """What was started, and the worker below it."""
     source = WORKER.format(checkout=str(CHECKOUT), site=str(site_packages), work=work)
     with WorkerProcess(site_packages, command=[sys.executable, *FLAGS, "-c", source]) as process:
-        pid = process.until(wire.Alive).request
-        yield process, psutil.Process(pid)
+        below = psutil.Process(process.until(wire.Alive).request)
+        process.send(wire.Ping(1))
+        yield process, below
 
 
 def gone(process: psutil.Process) -> None:
@@ -151,6 +153,8 @@ def test_one_that_does_not_is_ended(site_packages: Path) -> None:
 PARENT = """
 import subprocess, sys
 worker = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE)
+worker.stdin.write(b"go")
+worker.stdin.flush()
 worker.wait()
 """
 
