@@ -48,7 +48,9 @@ class Ledger:
 
     def descriptors(self) -> int:
         """Of the supervisor; its children are counted by the test."""
-        return 0 if sys.platform == "win32" else self.process.num_fds()
+        if sys.platform == "win32":
+            return 0  # its handles come and go by themselves
+        return self.process.num_fds()
 
     def cut_frames(self) -> int:
         """Deaths in the middle of a frame."""

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import supervisor.restarts as restarts_module
-import supervisor.worker as worker_module
+import supervisor.stopping as stopping_module
 from supervisor.bindings import Binding
 from supervisor.catalog import Provider
 from supervisor.commands import LoadResult
@@ -610,7 +610,7 @@ async def test_after_a_kill_the_waiting_generation_is_served_by_the_next_worker(
 async def test_close_in_the_middle_of_a_real_start_leaves_no_process(
     real: RealShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "STOP_ASK_S", 0.05)
+    monkeypatch.setattr(stopping_module, "ASK_S", 0.05)
     load = asyncio.ensure_future(real.load(1))
     while not real.made or real.made[0].pid is None:  # noqa: ASYNC110  # the worker has no event for it
         await asyncio.sleep(0.001)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import supervisor.stopping as stopping_module
 import supervisor.worker as worker_module
 from supervisor.bindings import Binding, BoundResult
 from supervisor.catalog import Provider
@@ -117,8 +118,8 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 @pytest.fixture
 def hasty_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     """The polite steps of a stop are short, for workers that do not follow them anyway."""
-    monkeypatch.setattr(worker_module, "STOP_ASK_S", 0.05)
-    monkeypatch.setattr(worker_module, "STOP_END_S", 0.05)
+    monkeypatch.setattr(stopping_module, "ASK_S", 0.05)
+    monkeypatch.setattr(stopping_module, "END_S", 0.05)
 
 
 async def started(worker: Worker) -> Worker:
@@ -518,9 +519,9 @@ async def test_a_stop_goes_as_far_as_the_worker_needs(
     bench: Bench, program: str, step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if step != "asked":
-        monkeypatch.setattr(worker_module, "STOP_ASK_S", 0.1)
+        monkeypatch.setattr(stopping_module, "ASK_S", 0.1)
     if step == "killed":
-        monkeypatch.setattr(worker_module, "STOP_END_S", 0.1)
+        monkeypatch.setattr(stopping_module, "END_S", 0.1)
     caplog.set_level(logging.INFO, "supervisor")
     worker = await started(bench.rude(program))
     sink = FakeSink()
