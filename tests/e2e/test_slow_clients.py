@@ -84,6 +84,13 @@ def masked(message: bytes) -> bytes:
     return bytes((0x81, 0x80 | 126, *len(message).to_bytes(2, "big"), 0, 0, 0, 0)) + message
 
 
+def dropped_after_s(module: Module) -> float:
+    """How long the module bore with a client that does not read."""
+    begun = time.monotonic()
+    wait_until(lambda: "client dropped reason='it does not read'" in module.stderr(), "its end")
+    return time.monotonic() - begun
+
+
 async def latencies_ms(module: Module, chunks: int) -> list[float]:
     """How long each piece of a stream took from the worker to a client that reads."""
     async with connect(module) as client:
@@ -113,14 +120,15 @@ async def test_a_client_that_does_not_read_costs_the_others_nothing(
         alone = await latencies_ms(module, chunks // 4)
         before = process.memory_info().rss
         with deaf(module.port):
+            dropped = asyncio.create_task(asyncio.to_thread(dropped_after_s, module))
             beside = await latencies_ms(module, chunks)
             grown = process.memory_info().rss - before
-        dropped = "client dropped reason='it does not read'"
-        await asyncio.to_thread(wait_until, lambda: dropped in module.stderr(), "the end of the deaf one")
+            late_s = await dropped
     for row, values in {"alone": alone, "beside a client that does not read": beside}.items():
         for name, share in {"p50": 0.5, "p99": 0.99, "max": 1.0}.items():
             figures.add(TITLE, row, f"{name} ms", values[round(share * (len(values) - 1))])
     figures.add(TITLE, row, "chunks", str(len(beside)))
+    figures.add(TITLE, row, "that one was dropped after s", late_s)
     figures.add(TITLE, row, "memory of the supervisor grew by MB", grown / (1 << 20))
 
 
