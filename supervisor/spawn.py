@@ -494,6 +494,7 @@ class Group:
         """Lets a worker that is stuck write its stacks and die; Windows cannot, and does nothing."""
         if sys.platform != "win32":
             self._signal(os.kill, self.worker, signal.SIGABRT)
+            self._signal(os.kill, self.worker, signal.SIGCONT)  # else one that was stopped would not hear it
 
     def end(self) -> None:
         """Ends all of them, by way of the nanny; their exit status stays true."""
