@@ -18,7 +18,7 @@ from typing import Any, Final
 from benchmarks import places
 from benchmarks.contenders import CONTENDERS, Contender, Ours
 from benchmarks.figures import Crowd, Life
-from benchmarks.measures import CROWD_EVERY_US, crowd, measure, some_requests
+from benchmarks.measures import CROWD_EVERY_US, CROWD_WITHIN_S, crowd, measure, some_requests
 from benchmarks.module import Module, Socket
 from benchmarks.orders import Effort, Order
 from benchmarks.processes import memory_of, raise_file_limit
@@ -76,7 +76,7 @@ async def crowds(contender: Contender, effort: Effort) -> list[Crowd]:
     try:
         await some_requests(contender)
         order = Order(effort.crowd_chunks, CROWD_EVERY_US)
-        return [await crowd(contender, streams, order) for streams in effort.crowds]
+        return [await crowd(contender, streams, order, within_s=CROWD_WITHIN_S) for streams in effort.crowds]
     finally:
         await contender.close()
 

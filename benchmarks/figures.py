@@ -42,8 +42,10 @@ class Crowd:
     p50_ms: float
     p99_ms: float
     own_cpu_ms: float
-    """Of its own processes, for each stream and second."""
+    """Of its own processes, for each second of each stream."""
     client_cpu_ms: float
+    cpu_percent: float
+    """Of one core, both together, as long as it took."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from benchmarks.contenders import Contender
 from benchmarks.figures import Crowd, Figures, percentile
@@ -13,14 +14,16 @@ from benchmarks.processes import cpu_s, memory_of, own
 
 __all__ = ["Incomplete", "crowd", "measure", "some_requests"]
 
-WHOLE = Order(chunks=20)
+WHOLE: Final = Order(chunks=20)
 """An answer of two sentences."""
-FIRST = Order(chunks=5)
-STREAM_EVERY_US = 20_000
+FIRST: Final = Order(chunks=5)
+STREAM_EVERY_US: Final = 20_000
 """50 chunks a second, faster than anybody reads."""
-CROWD_EVERY_US = 200_000
+CROWD_EVERY_US: Final = 200_000
 """5 chunks a second: a thousand streams are then 5,000 chunks a second, which two cores can serve."""
-SOME_REQUESTS = 100
+CROWD_WITHIN_S: Final = 2.0
+"""A thousand streams that begin in one moment measure how fast connections are made, not what streams cost."""
+SOME_REQUESTS: Final = 100
 """After which memory is looked at; half of them streamed."""
 
 
@@ -39,7 +42,8 @@ async def measure(contender: Contender, effort: Effort) -> Figures:
         wholes = await _times(lambda: _whole(contender), effort.wholes, effort.warm_ups)
         firsts = await _times(lambda: _first(contender), effort.firsts, effort.warm_ups)
         chunks_per_s = await _burst(contender, effort.burst_chunks)
-        paced = await crowd(contender, effort.streams, Order(effort.stream_chunks, STREAM_EVERY_US))
+        order = Order(effort.stream_chunks, STREAM_EVERY_US)
+        paced = await crowd(contender, effort.streams, order, within_s=STREAM_EVERY_US / 1e6)
         return Figures(
             start_ms=start_ms,
             whole_p50_ms=percentile(wholes, 50),
@@ -49,7 +53,7 @@ async def measure(contender: Contender, effort: Effort) -> Figures:
             chunks_per_s=chunks_per_s,
             streams_p50_ms=paced.p50_ms,
             streams_p99_ms=paced.p99_ms,
-            streams_cpu_percent=(paced.own_cpu_ms + paced.client_cpu_ms) * effort.streams / 10,
+            streams_cpu_percent=paced.cpu_percent,
             requests_per_s=await _throughput(contender, effort.ways, effort.requests),
             memory_mb=memory.mb,
         )
@@ -64,21 +68,23 @@ async def some_requests(contender: Contender) -> None:
         await _first(contender)
 
 
-async def crowd(contender: Contender, streams: int, order: Order) -> Crowd:
-    """So many paced streams at once, begun one after the other within the distance of two chunks."""
+async def crowd(contender: Contender, streams: int, order: Order, *, within_s: float) -> Crowd:
+    """So many paced streams at once, begun one after the other within that time."""
     processes = contender.processes()
     before_s, client_before_s, began = cpu_s(processes), cpu_s([own()]), time.perf_counter()
-    gap_s = order.every_us / 1e6 / streams
+    gap_s = within_s / streams
     lags = await asyncio.gather(*[_paced(contender, order, number * gap_s) for number in range(streams)])
     spent_s = time.perf_counter() - began
-    share = 1000 / streams / spent_s
+    own_s, client_s = cpu_s(processes) - before_s, cpu_s([own()]) - client_before_s
+    stream_seconds = streams * order.chunks * order.every_us / 1e6
     every = [lag for stream in lags for lag in stream]
     return Crowd(
         streams=streams,
         p50_ms=percentile(every, 50),
         p99_ms=percentile(every, 99),
-        own_cpu_ms=(cpu_s(processes) - before_s) * share,
-        client_cpu_ms=(cpu_s([own()]) - client_before_s) * share,
+        own_cpu_ms=own_s * 1000 / stream_seconds,
+        client_cpu_ms=client_s * 1000 / stream_seconds,
+        cpu_percent=(own_s + client_s) * 100 / spent_s,
     )
 
 

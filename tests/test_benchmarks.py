@@ -114,7 +114,7 @@ async def test_a_reply_that_lacks_anything_ends_the_benchmark(lossy: Lossy) -> N
 
 async def test_a_paced_stream_that_lacks_a_chunk_ends_the_benchmark(lossy: Lossy) -> None:
     with pytest.raises(measures.Incomplete, match="4 of 5 chunks"):
-        await measures.crowd(lossy, 1, Order(chunks=5, every_us=1))
+        await measures.crowd(lossy, 1, Order(chunks=5, every_us=1), within_s=0)
 
 
 @pytest.mark.parametrize("order", [Order(3), Order(250, 20_000)], ids=str)
@@ -150,7 +150,7 @@ def test_a_target_is_judged_by_the_median_of_the_ratios_of_each_round() -> None:
         "ours": [figures(8), figures(80), figures(80)],
     }
     life = Life((140, 160, 150), (351,), supervisor_mb=20, worker_mb=37, proportional=True)
-    crowds = [Crowd(100, 1, 1, 2, 2), Crowd(1000, 1, 1, 2.4, 2)]
+    crowds = [Crowd(100, 1, 1, 2, 2, 5), Crowd(1000, 1, 1, 2.4, 2, 5)]
     found = {target.what: target for target in targets(rounds, life, crowds)}
     chunks = found["chunks/s against the openai SDK"]
     assert (chunks.measured, chunks.met) == (8, True)
