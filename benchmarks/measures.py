@@ -22,7 +22,7 @@ STREAM_EVERY_US: Final = 20_000
 CROWD_EVERY_US: Final = 200_000
 """5 chunks a second: a thousand streams are then 5,000 chunks a second, which two cores can serve."""
 CROWD_WITHIN_S: Final = 2.0
-"""A thousand streams that begin in one moment measure how fast connections are made, not what streams cost."""
+"""A thousand streams that begin in one moment measure how fast connections are made, not streams."""
 SOME_REQUESTS: Final = 100
 """After which memory is looked at; half of them streamed."""
 
