@@ -19,6 +19,8 @@ WHOLE: Final = Order(chunks=20)
 FIRST: Final = Order(chunks=5)
 STREAM_EVERY_US: Final = 20_000
 """50 chunks a second, faster than anybody reads."""
+STREAMS_WITHIN_S: Final = 1.0
+"""Streams that begin in one moment keep one beat; those of different people have each their own."""
 CROWD_EVERY_US: Final = 200_000
 """5 chunks a second: a thousand streams are then 5,000 chunks a second, which two cores can serve."""
 CROWD_WITHIN_S: Final = 2.0
@@ -43,7 +45,7 @@ async def measure(contender: Contender, effort: Effort) -> Figures:
         firsts = await _times(lambda: _first(contender), effort.firsts, effort.warm_ups)
         chunks_per_s = await _burst(contender, effort.burst_chunks)
         order = Order(effort.stream_chunks, STREAM_EVERY_US)
-        paced = await crowd(contender, effort.streams, order, within_s=STREAM_EVERY_US / 1e6)
+        paced = await crowd(contender, effort.streams, order, within_s=STREAMS_WITHIN_S)
         return Figures(
             start_ms=start_ms,
             whole_p50_ms=percentile(wholes, 50),

@@ -25,8 +25,6 @@ PROVIDER: Final = "openai"
 KEY: Final = "sk-benchmark"
 WAIT_S: Final = 60.0
 """For an answer that is not a reply of the model."""
-REQUEST_S: Final = 300.0
-"""For a reply; the module's own bound on a stream's silence is a minute."""
 
 
 class Module:
@@ -105,24 +103,27 @@ class Socket:
 
     async def load(self) -> dict[str, Any]:
         """Loads the provider; returns load_done."""
-        return await self._ask({"type": "load", "provider": PROVIDER}, _ignored, WAIT_S)
+        return await asyncio.wait_for(self._ask({"type": "load", "provider": PROVIDER}, _ignored), WAIT_S)
 
     async def generate(self, order: Order, on_chunk: OnChunk | None) -> dict[str, Any]:
-        """One reply, streamed if there is somebody who takes its chunks; returns its terminal message."""
+        """One reply, streamed if there is somebody who takes its chunks; returns its terminal message.
+
+        The module bounds it, and whoever started this process does.
+        """
         request = {
             "type": "generate",
             "messages": [{"role": "user", "content": order.prompt}],
             "params": {"model_id": MODEL, "max_output_length": TOKENS_MAX, "timeout_ms": None},
             "stream": on_chunk is not None,
         }
-        return await self._ask(request, on_chunk or _ignored, REQUEST_S)
+        return await self._ask(request, on_chunk or _ignored)
 
-    async def _ask(self, request: dict[str, Any], on_chunk: OnChunk, wait_s: float) -> dict[str, Any]:
+    async def _ask(self, request: dict[str, Any], on_chunk: OnChunk) -> dict[str, Any]:
         number = next(self._ids)
         done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._open[number] = _Open(on_chunk, done)
         await self._websocket.send(json.dumps({**request, "unique_request_id": number}))
-        reply = await asyncio.wait_for(done, wait_s)
+        reply = await done
         if reply["is_error"]:
             raise RuntimeError(f"a {request['type']} failed: {reply['error_name']}: {reply['message']}")
         return reply

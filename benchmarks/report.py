@@ -13,7 +13,14 @@ from typing import Final
 from benchmarks.contenders import CONTENDERS
 from benchmarks.drive import CROWD_SETTINGS
 from benchmarks.figures import Crowd, Figures, Life, median_of
-from benchmarks.measures import CROWD_EVERY_US, SOME_REQUESTS, STREAM_EVERY_US, WHOLE
+from benchmarks.measures import (
+    CROWD_EVERY_US,
+    CROWD_WITHIN_S,
+    SOME_REQUESTS,
+    STREAM_EVERY_US,
+    STREAMS_WITHIN_S,
+    WHOLE,
+)
 from benchmarks.orders import Effort
 from benchmarks.targets import targets
 
@@ -65,7 +72,8 @@ def markdown(results: Results, drawing: str) -> str:
         _memory_note(results.life),
         "## Many streams at once",
         crowds,
-        f"{CROWD_EVERY_US // 1000} ms between two chunks of a stream; processor time in milliseconds for "
+        f"Begun within {CROWD_WITHIN_S:g} s, {CROWD_EVERY_US // 1000} ms between two chunks of a stream; "
+        "processor time in milliseconds for "
         f"each stream and second. The module ran with {_settings()}, since its defaults admit fewer.",
     )
     return "\n\n".join(parts) + "\n"
@@ -157,8 +165,9 @@ def _legend(results: Results) -> str:
         f"- whole: an unstreamed request for {WHOLE.chunks} tokens, {effort.wholes} times.",
         f"- first token: from the request to the first chunk of a stream, {effort.firsts} times.",
         f"- chunks/s: one stream of {effort.burst_chunks:,} chunks, as fast as they are taken.",
-        f"- paced: {effort.streams} streams at once, a chunk every {STREAM_EVERY_US // 1000} ms in each; "
-        "from the upstream's stamp to the client; CPU of contender and client, in percent of one core.",
+        f"- paced: {effort.streams} streams at once, begun within {STREAMS_WITHIN_S:g} s, a chunk every "
+        f"{STREAM_EVERY_US // 1000} ms in each; from the upstream's stamp to the client; CPU of contender and "
+        "client, in percent of one core.",
         f"- requests/s: unstreamed, {effort.ways} of them open at any time.",
         "- start: until the first request can be sent, with a loaded provider in the case of this module.",
         "",
