@@ -166,8 +166,8 @@ def _legend(results: Results) -> str:
         f"- first token: from the request to the first chunk of a stream, {effort.firsts} times.",
         f"- chunks/s: one stream of {effort.burst_chunks:,} chunks, as fast as they are taken.",
         f"- paced: {effort.streams} streams at once, begun within {STREAMS_WITHIN_S:g} s, a chunk every "
-        f"{STREAM_EVERY_US // 1000} ms in each; from the upstream's stamp to the client; CPU of contender and "
-        "client, in percent of one core.",
+        f"{STREAM_EVERY_US // 1000} ms in each; from the upstream's stamp to the client; CPU of both, "
+        "in percent of one core.",
         f"- requests/s: unstreamed, {effort.ways} of them open at any time.",
         "- start: until the first request can be sent, with a loaded provider in the case of this module.",
         "",
