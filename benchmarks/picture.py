@@ -54,7 +54,7 @@ def picture(results: Results) -> str:
     figures = [median_of(results.rounds[name]) for name in names]
     panel_height = TITLE_HEIGHT + ROW_HEIGHT * len(names) + MARGIN
     width = PANEL_WIDTH * COLUMNS + MARGIN
-    height = panel_height * math.ceil(len(_PANELS) / COLUMNS) + MARGIN
+    height = panel_height * math.ceil(len(_PANELS) / COLUMNS) + TITLE_HEIGHT
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
@@ -64,7 +64,8 @@ def picture(results: Results) -> str:
         down, across = divmod(index, COLUMNS)
         x, y = MARGIN + across * PANEL_WIDTH, MARGIN + down * panel_height
         parts += [f'<g transform="translate({x} {y})">', *_bars(panel, names, figures), "</g>"]
-    return "\n".join([*parts, "</svg>", ""])
+    note = f'<text x="{MARGIN}" y="{height - MARGIN}" fill="#666666">Logarithmic scales.</text>'
+    return "\n".join([*parts, note, "</svg>", ""])
 
 
 def _bars(panel: _Panel, names: Sequence[str], figures: Sequence[Figures]) -> Iterator[str]:

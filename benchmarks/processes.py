@@ -18,7 +18,17 @@ import psutil
 
 from benchmarks.places import CHECKOUT
 
-__all__ = ["Memory", "cpu_s", "memory_of", "module_argv", "own", "raise_file_limit", "serving", "tree"]
+__all__ = [
+    "Memory",
+    "cpu_s",
+    "memory_of",
+    "module_argv",
+    "other_work_percent",
+    "own",
+    "raise_file_limit",
+    "serving",
+    "tree",
+]
 
 END_S: Final = 20.0
 """For a child to end when it is asked; then it is killed."""
@@ -75,6 +85,11 @@ def _end(child: subprocess.Popen[str]) -> None:
 def own() -> psutil.Process:
     """The process that asks."""
     return psutil.Process()
+
+
+def other_work_percent(watch_s: float) -> float:
+    """How busy the machine is while we do nothing, in percent of all its cores."""
+    return float(psutil.cpu_percent(interval=watch_s))
 
 
 def tree(pid: int) -> list[psutil.Process]:

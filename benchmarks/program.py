@@ -20,7 +20,7 @@ from typing import Any, Final
 from benchmarks.figures import Crowd, Figures, Life
 from benchmarks.orders import FULL, QUICK, Effort
 from benchmarks.picture import picture
-from benchmarks.processes import module_argv, serving
+from benchmarks.processes import module_argv, other_work_percent, serving
 from benchmarks.report import Results, markdown, plain_text
 
 __all__ = ["main"]
@@ -29,6 +29,10 @@ ORDER: Final = ("floor", "aiohttp", "openai", "litellm", "ours")
 CROWD_ORDER: Final = ("aiohttp", "ours")
 STEP_TIMEOUT_S: Final = 600.0
 """For one client process: the slowest contender's round takes a minute and a half."""
+LOOK_S: Final = 2.0
+"""How long the machine is watched before anything is started."""
+QUIET_PERCENT: Final = 5.0
+"""More work of others than this shows in the figures: the module is three processes, its peers are one."""
 
 
 def main(flags: argparse.Namespace) -> int:
@@ -76,6 +80,11 @@ class _Run:
         Raises:
             _StepFailed: a client process failed.
         """
+        others = other_work_percent(LOOK_S)
+        if others > QUIET_PERCENT:
+            _say(
+                f"other work takes {others:.0f} % of this machine: the figures will be worse than they could"
+            )
         rounds: dict[str, list[Figures]] = {name: [] for name in self._names}
         for number in range(self._effort.rounds):
             for name in self._names:
@@ -87,7 +96,7 @@ class _Run:
         for name in CROWD_ORDER:
             _say(f"many streams: {name}")
             crowds[name] = [Crowd(**one) for one in self._step("crowd", name)]
-        return Results(self._effort, rounds, life, crowds)
+        return Results(self._effort, rounds, life, crowds, others)
 
     def _step(self, what: str, name: str) -> Any:
         argv = [what, name, self._upstream, self._home, self._effort.as_json()]

@@ -37,6 +37,8 @@ class Results:
     rounds: Mapping[str, Sequence[Figures]]
     life: Life
     crowds: Mapping[str, Sequence[Crowd]]
+    others_percent: float
+    """Of the machine, what other work took before anything was started."""
 
 
 _COLUMNS: Final[tuple[tuple[str, Callable[[Figures], str]], ...]] = (
@@ -61,7 +63,7 @@ def markdown(results: Results, drawing: str) -> str:
     figures, held, crowds, life = map(_piped, _tables(results))
     parts = (
         "# Measured",
-        _where(),
+        _where(results),
         f"![the figures as bars]({drawing})",
         figures,
         _legend(results),
@@ -140,11 +142,12 @@ def _memory_note(life: Life) -> str:
     return f"Memory after {SOME_REQUESTS} requests, in millions of bytes; {kind}."
 
 
-def _where() -> str:
+def _where(results: Results) -> str:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in SHOWN_PACKAGES if _installed(name))
     return (
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}; {versions}."
+        f"Python {platform.python_version()}; {versions}. Before the first round other work took "
+        f"{results.others_percent:.0f} % of the machine."
     )
 
 
