@@ -6,6 +6,7 @@ not this protocol at all is one UPSTREAM_PROTOCOL error.
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Mapping
 from typing import Any, Final
@@ -43,6 +44,7 @@ _FINISH_REASONS: Final[Mapping[str, FinishReason]] = {
 """All others (`stop`, `eos`, `end_turn` …) mean that the model came to its end."""
 _FAILED_REASONS: Final = ("error", "abort", "insufficient_system_resource")
 _ALIVE: Final = Alive()
+_JSON: Final = json.JSONDecoder()
 
 
 class ChatReply:
@@ -99,7 +101,7 @@ class ChatReply:
         Raises:
             AdapterError: it is an error of the provider, or not its protocol.
         """
-        value = self._object(data)
+        value = self._object(data.removeprefix(codecs.BOM_UTF8))
         self._check(value)
         self._note(value)
         choices = value.get("choices")
@@ -138,7 +140,7 @@ class ChatReply:
 
     def _object(self, data: bytes) -> dict[str, Any]:
         try:
-            value = json.loads(data)
+            value = _JSON.decode(data.decode("utf-8", "surrogatepass"))
         except (ValueError, RecursionError) as exc:
             raise self._not_ours("something that is not JSON") from exc
         if not isinstance(value, dict):
