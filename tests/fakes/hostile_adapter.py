@@ -172,6 +172,18 @@ async def make_noise(_: str) -> str:
     return "done"
 
 
+async def shout(argument: str) -> str:
+    """Floods its stderr with short lines for so many seconds, as a library in debug mode does."""
+    until = time.monotonic() + float(argument)
+
+    def write() -> None:
+        while time.monotonic() < until:
+            os.write(2, b"shout\n" * 5000)
+
+    await asyncio.to_thread(write)
+    return "done"
+
+
 async def write_garbage(_: str) -> str:
     """Finds the wire and writes into it what no frame is."""
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
@@ -195,6 +207,7 @@ DEEDS: Final = {
     "die": die,
     "start": start_a_process,
     "noise": make_noise,
+    "shout": shout,
     "garbage": write_garbage,
 }
 
