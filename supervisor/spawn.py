@@ -265,6 +265,10 @@ if sys.platform == "win32":
             return self
 
         def __exit__(self, *_: object) -> None:
+            self.close()
+
+        def close(self) -> None:
+            """Gives the handle back, which ends whatever is still in the job."""
             self._kernel.CloseHandle(self._handle)
 
         def add(self, child: subprocess.Popen[bytes]) -> None:
@@ -509,6 +513,11 @@ class Group:
         else:
             self._signal(os.killpg, self.worker, signal.SIGKILL)
             self._signal(os.killpg, self._nanny, signal.SIGKILL)
+
+    def close(self) -> None:
+        """The process is over: gives back what the system keeps for it. Nothing is called after this."""
+        if sys.platform == "win32":
+            self._job.close()
 
     if sys.platform != "win32":
 

@@ -330,6 +330,7 @@ class Worker:
         returncode = process.get_returncode() if process is not None else None
         if self._group is not None:
             self._group.kill()  # what it started goes with it, should its nanny have been killed
+            self._group.close()
         if process is not None:
             process.close()
         expected = self._state is WorkerState.STOPPING

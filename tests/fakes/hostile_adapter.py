@@ -75,8 +75,10 @@ async def block_the_loop(argument: str) -> str:
 
 
 async def hold_the_interpreter(argument: str) -> str:
-    """A call into C that keeps the interpreter and does nothing."""
-    ctypes.PyDLL(None).sleep(int(argument))
+    """A call into C that keeps the interpreter and does nothing; its last word tells that it is there."""
+    sleep = ctypes.PyDLL(None).sleep
+    os.write(2, b"holding\n")
+    sleep(int(argument))
     return "done"
 
 
