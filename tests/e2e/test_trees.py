@@ -24,6 +24,7 @@ if sys.platform != "linux":
 
 WAYS = ("in its group", "in a session", "as a daemon")
 STATES = ("idle", "streaming", "GIL held")
+TITLE = "the end of the module and all below it, s"
 STUCK_S = 10.0
 """More than the module's patience in these tests, and all steps of ending a worker."""
 ENDS = ("close", "SIGTERM", "SIGINT", "SIGINT twice", "SIGKILL", "stdin", "parent")
@@ -148,7 +149,24 @@ async def test_nothing_outlives_the_module(owned: Module, end: str, state: str, 
             begun = time.monotonic()
             await bring_about(end, module, client)
             await asyncio.to_thread(wait_until, lambda: not any(map(_alive, family)), "the end of all")
-            figures.add("the end of the module and all below it, s", end, state, time.monotonic() - begun)
+            figures.add(TITLE, end, state, time.monotonic() - begun)
+        await asyncio.to_thread(module.wait)
+
+
+@pytest.mark.parametrize("end", ["close", "SIGTERM", "SIGINT twice", "SIGKILL"])
+async def test_nothing_outlives_a_module_that_ends_while_a_worker_imports(
+    owned: Module, end: str, figures: Figures
+) -> None:
+    with owned as module:
+        async with connect(module) as client:
+            client.leaves_early = True
+            await client.send({"type": "load", "provider": "sluggish"})
+            await asyncio.to_thread(wait_until, lambda: "text='importing'" in module.stderr(), "the import")
+            family = module.family()
+            begun = time.monotonic()
+            await bring_about(end, module, client)
+            await asyncio.to_thread(wait_until, lambda: not any(map(_alive, family)), "the end of all")
+            figures.add(TITLE, end, "importing", time.monotonic() - begun)
         await asyncio.to_thread(module.wait)
 
 
