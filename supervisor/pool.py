@@ -71,6 +71,7 @@ class Pool:
         """
         slot = self._slots.setdefault(provider.id, Slot(provider, self._limits))
         slot.listeners.add(report)
+        self._keep_or_stop(slot)
         slot.down = False  # a load by hand is always worth one try
         try:
             fresh = slot.worker is None
@@ -87,6 +88,8 @@ class Pool:
             raise
         finally:
             slot.listeners.discard(report)
+            if binding.id not in slot.bindings:
+                slot.locks.pop(binding.id, None)
             self._keep_or_stop(slot)
         timings = {
             **(slot.timings_ms if fresh else {"provision": 0, "start": 0, "import": 0}),
@@ -131,6 +134,8 @@ class Pool:
         slot.worker = worker
         slot.rests = False
         slot.history.started()
+        slot.may_start.set()
+        self._keep_or_stop(slot)  # those who waited for it may be gone
         return worker
 
     async def _booted(self, slot: Slot, worker: Worker) -> Worker:
@@ -212,6 +217,8 @@ class Pool:
             failure = Failure(Code.TIMEOUT, late)
         except ModuleError as exc:
             failure = failure_of(exc)
+        if number not in slot.waiting:  # it was ended, in the very moment in which its wait was over
+            return
         sink, _ = slot.waiting.pop(number)
         if worker is None:
             sink.ended(number, Outcome(failure))
@@ -231,6 +238,7 @@ class Pool:
         """The worker, running and knowing that binding."""
         if slot.down:
             raise WorkerError(self._down_words(slot), code=Code.PROVIDER_DOWN)
+        await slot.may_start.wait()
         worker = await self._running(slot)
         if binding in worker.bindings.bound:
             return worker
@@ -270,6 +278,8 @@ class Pool:
         slot.last_error = death.words
         uptime_s = time.monotonic() - worker.started_at
         pause_s = slot.history.died(self._loop.time(), uptime_s=uptime_s)
+        if slot.restarting is not None:
+            slot.restarting.cancel()  # one that still waits: somebody else has started the worker meanwhile
         if self._closing or not slot.bindings:
             return
         if pause_s is None:
@@ -279,8 +289,7 @@ class Pool:
                 *(slot.provider.id, slot.history.recent_deaths, death.words),
             )
             return
-        if slot.restarting is not None:
-            slot.restarting.cancel()  # one that still waits: somebody else has started the worker meanwhile
+        slot.may_start.clear()
         slot.restarting = asyncio.create_task(self._restart(slot, pause_s))
 
     async def _restart(self, slot: Slot, pause_s: float) -> None:
@@ -292,6 +301,9 @@ class Pool:
             pause_s,
         )
         await asyncio.sleep(pause_s)
+        slot.may_start.set()
+        if not slot.bindings:  # its last client left meanwhile
+            return
         try:
             worker = await self._running(slot)
         except ModuleError as exc:

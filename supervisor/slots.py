@@ -32,6 +32,9 @@ class Slot:
         self.worker: Worker | None = None
         self.starting: asyncio.Task[Worker] | None = None
         self.restarting: asyncio.Task[None] | None = None
+        self.may_start = asyncio.Event()
+        """Not set during the pause before a restart, which a load cuts short and a generation does not."""
+        self.may_start.set()
         self.bindings: dict[int, Binding] = {}
         self.locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         """One bind of a binding at a time: a load and a restart must not overtake each other."""

@@ -14,6 +14,7 @@ import enum
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,9 +84,12 @@ class WorkerLimits:
         engine = provider.is_engine
         return WatchLimits(
             self.heartbeat_s,
-            HeartbeatLimits(self.report_s, self.hung_s, self.engine_hung_s if engine else self.hung_s),
+            HeartbeatLimits(
+                self.report_s, self.hung_s, self.engine_hung_s if engine else self.hung_s, self.bind_s
+            ),
             memory_soft_mb=0 if engine else self.memory_soft_mb,
             memory_hard_mb=self.engine_memory_mb if engine else self.memory_hard_mb,
+            memory_setting="worker.engine_memory_mb" if engine else "worker.memory_hard_mb",
         )
 
 
@@ -153,7 +157,8 @@ class Worker:
         self._stdout_ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         """Its watch, its end when it is stuck, its death: each ends by itself or with the process."""
-        self._oom_kills = spawn.oom_kills()
+        self._oom_kills = deque([spawn.oom_kills()], maxlen=2)
+        """At the last two pings: what the system ended before that was somebody else."""
         self.watch: Watch | None = None
         self._watching: asyncio.Task[None] | None = None
         self.dead = asyncio.Event()
@@ -283,6 +288,7 @@ class Worker:
 
     def ping(self, serial: int) -> None:
         """Sends a ping."""
+        self._oom_kills.append(spawn.oom_kills())
         self._write([wire.Ping(serial)])
 
     def ask_for_stacks(self) -> None:
@@ -324,6 +330,7 @@ class Worker:
         returncode = process.get_returncode() if process is not None else None
         if self._group is not None:
             self._group.kill()  # what it started goes with it, should its nanny have been killed
+            self._group.close()
         if process is not None:
             process.close()
         expected = self._state is WorkerState.STOPPING
@@ -338,7 +345,7 @@ class Worker:
         if expected:
             return Death(Code.INTERRUPT, f"The worker of {name} was stopped.", returncode)
         how = spawn.exit_words(returncode)
-        if spawn.was_killed(returncode) and spawn.oom_kills() > self._oom_kills:
+        if spawn.was_killed(returncode) and spawn.oom_kills() > self._oom_kills[0]:
             words = f"The worker of {name} died: {how}, the system ran out of memory."
             return Death(Code.OUT_OF_MEMORY, words, returncode)
         said = "" if self._stderr.reason is None else f" Its last words: {self._stderr.reason}"

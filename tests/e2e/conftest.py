@@ -24,8 +24,16 @@ from tests.wheelhouse import CHECKOUT, copy_checkout, repack_lock
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How thorough the measurements are."""
-    parser.addoption("--kills", type=int, default=10, help="of a worker under open streams (default: 10)")
+    parser.addoption("--kills", type=int, default=15, help="of a worker under open streams (default: 15)")
     parser.addoption("--chunks", type=int, default=3000, help="for a client beside one that does not read")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Gives a measurement the time that its size needs."""
+    needed_s = 60 + KILL_S * config.getoption("--kills") + CHUNK_S * config.getoption("--chunks")
+    for item in items:
+        if "figures" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(needed_s))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -42,6 +50,9 @@ def figures() -> Figures:
     return Figures()
 
 
+KILL_S: Final = 4.0
+CHUNK_S: Final = 0.005
+"""Far more than each takes, on a machine that has something else to do too."""
 ENVIRONMENTS: Final = ("base", "http")
 BACKLOG: Final = 128
 

@@ -16,8 +16,10 @@ from tests.wheelhouse import CHECKOUT
 __all__ = ["IMPATIENT", "make_hostile", "worker_of"]
 
 SLUGGISH: Final = """
-import ctypes
-ctypes.PyDLL(None).sleep(2)  # an import that holds the interpreter
+import ctypes, os
+sleep = ctypes.PyDLL(None).sleep
+os.write(2, b"importing\\n")
+sleep(2)  # an import that holds the interpreter
 from workers.adapters.hostile import ADAPTER
 """
 STILLBORN: Final = "import os\nos.abort()\n"

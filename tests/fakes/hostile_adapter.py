@@ -75,8 +75,10 @@ async def block_the_loop(argument: str) -> str:
 
 
 async def hold_the_interpreter(argument: str) -> str:
-    """A call into C that keeps the interpreter and does nothing."""
-    ctypes.PyDLL(None).sleep(int(argument))
+    """A call into C that keeps the interpreter and does nothing; its last word tells that it is there."""
+    sleep = ctypes.PyDLL(None).sleep
+    os.write(2, b"holding\n")
+    sleep(int(argument))
     return "done"
 
 
@@ -172,6 +174,18 @@ async def make_noise(_: str) -> str:
     return "done"
 
 
+async def shout(argument: str) -> str:
+    """Floods its stderr with short lines for so many seconds, as a library in debug mode does."""
+    until = time.monotonic() + float(argument)
+
+    def write() -> None:
+        while time.monotonic() < until:
+            os.write(2, b"shout\n" * 5000)
+
+    await asyncio.to_thread(write)
+    return "done"
+
+
 async def write_garbage(_: str) -> str:
     """Finds the wire and writes into it what no frame is."""
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
@@ -195,6 +209,7 @@ DEEDS: Final = {
     "die": die,
     "start": start_a_process,
     "noise": make_noise,
+    "shout": shout,
     "garbage": write_garbage,
 }
 

@@ -14,6 +14,7 @@ import pytest
 
 import supervisor.stopping as stopping_module
 import supervisor.worker as worker_module
+from supervisor import spawn
 from supervisor.bindings import Binding, BoundResult
 from supervisor.catalog import Provider
 from supervisor.errors import Failure, ProviderError, WorkerError
@@ -293,6 +294,29 @@ async def test_killed_in_mid_stream_every_request_ends_once_and_says_how(bench: 
     assert len(worker.requests) == 0
     await soon(worker.stop())
     assert len(bench.deaths.heard) == 1
+
+
+@posix_only
+@pytest.mark.parametrize(
+    ("pings_later", "code"),
+    [
+        pytest.param(0, Code.OUT_OF_MEMORY, id="just now"),
+        pytest.param(2, Code.WORKER_CRASHED, id="long before"),
+    ],
+)
+async def test_a_kill_is_the_system_s_if_it_ended_somebody_for_memory_just_now(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, pings_later: int, code: Code
+) -> None:
+    kills = [0]
+    monkeypatch.setattr(spawn, "oom_kills", lambda: kills[0])
+    worker = await started(bench.real())
+    kills[0] += 1
+    for serial in range(pings_later):
+        worker.ping(serial)
+    assert worker.pid is not None
+    kill(worker.pid)
+    death = await bench.deaths.one()
+    assert (death.code, "ran out of memory" in death.words) == (code, code is Code.OUT_OF_MEMORY)
 
 
 async def test_a_bind_in_progress_fails_with_the_death(bench: Bench) -> None:
