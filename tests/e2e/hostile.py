@@ -13,7 +13,7 @@ from tests.e2e.client import Client
 from tests.e2e.module import Installation
 from tests.wheelhouse import CHECKOUT
 
-__all__ = ["IMPATIENT", "make_hostile", "worker_of"]
+__all__ = ["IMPATIENT", "REAL_PATIENCE", "make_hostile", "worker_of"]
 
 SLUGGISH: Final = """
 import ctypes, os
@@ -66,7 +66,9 @@ IMPATIENT: Final = (
     *("--set", "worker.hung_s=1.5"),
     *("--set", "worker.engine_hung_s=60"),
 )
-"""The default figures by fifty; what they mean stays the same."""
+"""The default figures by some twenty; what they mean stays the same."""
+REAL_PATIENCE: Final = 20.0
+"""What the default figures are of these, in round numbers."""
 
 
 def make_hostile(place: Installation, home: Path) -> Installation:

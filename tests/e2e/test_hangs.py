@@ -1,20 +1,26 @@
-"""A worker that is stuck is reported with its stacks and ended; one that is busy is left alone."""
+"""A worker that is stuck is reported with its stacks and ended; one that is busy is left alone.
+
+python install.py --test tests/e2e/test_hangs.py --real-patience      with the module's own figures
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import time
 
 import psutil
 import pytest
 
 from tests.e2e.client import Client, connect
+from tests.e2e.figures import Figures
 from tests.e2e.hostile import worker_of
 from tests.e2e.module import Module
 from tests.wheelhouse import wait_until
 
 LONG_S = 10.0
 """For what takes seconds by itself; the module's patience in these tests ends after 1.5 s."""
+TITLE = "what was reported and ended when"
 linux = pytest.mark.skipif(sys.platform == "win32", reason="its processes cannot be stopped or aborted")
 
 
@@ -29,10 +35,25 @@ linux = pytest.mark.skipif(sys.platform == "win32", reason="its processes cannot
     ],
 )
 async def test_a_stuck_worker_is_reported_and_ended_and_the_next_request_works(
-    impatient: Module, hostile: Client, deed: str, condition: str, function: str, words: str
+    impatient: Module,
+    hostile: Client,
+    patience: float,
+    figures: Figures,
+    deed: str,
+    condition: str,
+    function: str,
+    words: str,
 ) -> None:
     before = await worker_of(hostile, "hostile")
-    reply = await hostile.say(deed, timeout_s=LONG_S)
+    begun = time.monotonic()
+    request = await hostile.generate(deed)
+    await asyncio.to_thread(
+        wait_until, lambda: "worker silent" in impatient.stderr(), "a report", LONG_S * patience
+    )
+    figures.add(TITLE, deed, "reported after s", time.monotonic() - begun)
+    reply = await hostile.end(request, timeout_s=LONG_S * patience)
+    figures.add(TITLE, deed, "ended after s", time.monotonic() - begun)
+    figures.add(TITLE, deed, "as", condition)
     assert reply.code == "WORKER_CRASHED"
     assert words in reply.end["message"]
     assert (await hostile.say("stream 2", timeout_s=LONG_S)).end["is_error"] is False
@@ -44,10 +65,14 @@ async def test_a_stuck_worker_is_reported_and_ended_and_the_next_request_works(
     assert any(f" in {function}" in line for line in log.splitlines() if "worker says" in line)
 
 
-@pytest.mark.parametrize("deed", ["python 2.5", "native 2.5", "wait 2.5"], ids=["python", "native", "idle"])
-async def test_a_busy_worker_is_left_alone(impatient: Module, hostile: Client, deed: str) -> None:
+@pytest.mark.parametrize("deed", ["python", "native", "wait"])
+async def test_a_busy_worker_is_left_alone(
+    impatient: Module, hostile: Client, patience: float, figures: Figures, deed: str
+) -> None:
     before = await worker_of(hostile, "hostile")
-    assert (await hostile.say(deed, timeout_s=LONG_S)).code == "SUCCESS"
+    seconds = 2.0 * patience
+    assert (await hostile.say(f"{deed} {seconds}", timeout_s=LONG_S * patience)).code == "SUCCESS"
+    figures.add(TITLE, f"{deed} {seconds:g}", "as", "well")
     assert (await worker_of(hostile, "hostile"))["pid"] == before["pid"]
     assert "worker silent" not in impatient.stderr()
 
