@@ -36,7 +36,7 @@ OWNERS: Final = {
     "aiohttp": {"workers/upstream.py"},
     "truststore": {"workers/upstream.py"},
     "psutil": {"supervisor/spawn.py"},
-    "websockets": {"supervisor/server.py", "supervisor/chat.py"},
+    "websockets": {"supervisor/server.py", "supervisor/chat.py", "supervisor/trials.py"},
 }
 """A package of others → the only files that may import it."""
 
@@ -65,6 +65,7 @@ BEFORE_HAND_OVER: Final = (
 BOUNDARIES: Final = {
     "supervisor/app.py": "the outermost of the supervisor",
     "supervisor/client.py": "one client's load",
+    "supervisor/doctor.py": "one probe",
     "workers/__main__.py": "the outermost of a worker",
     "workers/endings.py": "one request in a worker",
 }
