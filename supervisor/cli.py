@@ -86,7 +86,7 @@ def _check(place: Place) -> int:
     from supervisor.report import redactor_of
     from supervisor.trials import probes_for  # all three as above
 
-    redactor = redactor_of(place, identity=False)
+    redactor = redactor_of(place, to_send=False)
     findings = []
     for finding in examine(probes_for(place)):
         print(redactor.clean(shown(finding)), flush=True)

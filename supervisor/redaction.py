@@ -25,7 +25,7 @@ GRAM: Final = 8
 BASE64_OFFSETS: Final = ((0, 0), (1, 2), (2, 3))
 """Where a secret may begin in a group of three bytes, and how many letters belong to what is before it."""
 
-_SECRET_NAME: Final = re.compile(r"(?i)key|token|secret|pass(?:wor|w|$|_)|credential|auth")
+_SECRET_NAME: Final = re.compile(r"(?i)key|token|secret|pass|credential|auth")
 _IN_URL: Final = re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://[^\s\"'<>]+")
 _USERINFO: Final = re.compile(r"://.*@")
 _QUERY: Final = re.compile(r"([?&;#][^=&;#\s]*=)[^&;#\s]+|([?#])[^=&;#\s]+(?=$|[&;#])")
@@ -38,6 +38,7 @@ _MIXED: Final = re.compile(
     re.ASCII,
 )
 """Letters and digits, longer than any word is, or a UUID: a key, most likely."""
+_LOOKS: Final = ((_ASSIGNED, rf"\1{MASK}"), (_MIXED, MASK))
 _COMMON: Final = frozenset(("root", "user", "admin", "localhost", "home", "me"))
 """Names that say nothing of anybody, and stand in every second line."""
 
@@ -67,9 +68,18 @@ class Redactor:
     """Made once with what is secret; `clean` is then safe for any text."""
 
     def __init__(
-        self, secrets: Iterable[str], *, folders: Iterable[Path] = (), names: Mapping[str, str] | None = None
+        self,
+        secrets: Iterable[str],
+        *,
+        folders: Iterable[Path] = (),
+        names: Mapping[str, str] | None = None,
+        by_looks: bool = True,
     ) -> None:
-        """`folders` become `~`; `names`, a user's or a machine's, become what they are mapped to."""
+        """`folders` become `~`; `names`, a user's or a machine's, become what they are mapped to.
+
+        Without `by_looks` a path stays one that can be typed again, whatever its folders are called.
+        """
+        self._by_looks = by_looks
         forms = {form for secret in secrets for form in _forms(secret)}
         self._grams = frozenset(form[i : i + GRAM] for form in forms for i in range(len(form) - GRAM + 1))
         self._short = sorted((f for f in forms if SECRET_MIN_CHARS <= len(f) < GRAM), key=len, reverse=True)
@@ -88,8 +98,8 @@ class Redactor:
         for folder in self._folders:
             text = text.replace(folder, "~")
         text = _IN_URL.sub(lambda found: _clean_url(found[0]), text)
-        text = _ASSIGNED.sub(rf"\1{MASK}", text)
-        text = _MIXED.sub(MASK, text)
+        for pattern, shown in _LOOKS if self._by_looks else ():
+            text = pattern.sub(shown, text)
         for pattern, shown in self._names.items():
             text = pattern.sub(shown, text)
         return "\n".join(map(scrub, text.split("\n")))

@@ -156,7 +156,7 @@ def _settings(settings: Settings | None) -> list[str]:
     """All but the variables, which hold the keys, and the token, of which is said whether there is one."""
     if settings is None:
         return ["they cannot be read; the doctor says why"]
-    lines = [f"token = {'set' if settings.access.token else 'none'}"]
+    lines = [f"{'a' if settings.access.token else 'no'} token is set"]
     for item in dataclasses.fields(settings):
         value = getattr(settings, item.name)
         if item.name == "access":
@@ -244,17 +244,14 @@ def _shown_tables(text: str, may_show: MayShow) -> str:
 
 def _walk(value: object, path: Names = ()) -> Iterator[tuple[Names, Any]]:
     """Every value that is no table and no list, with the names that lead to it."""
-    children: Iterable[tuple[str, object]]
     if isinstance(value, dict):
-        children = value.items()
+        for name, child in value.items():
+            yield from _walk(child, (*path, name))
     elif isinstance(value, list):
-        children = ((path[-1], item) for item in value)
-        path = path[:-1]
+        for item in value:
+            yield from _walk(item, path)
     else:
         yield path, value
-        return
-    for name, child in children:
-        yield from _walk(child, (*path, name))
 
 
 def _shown_name(name: str) -> str:
@@ -275,11 +272,11 @@ def _names_in(text: str) -> Iterator[str]:
 # ---------------------------------------------------------------- what is secret here
 
 
-def redactor_of(place: Place, *, identity: bool = True) -> Redactor:
-    """Knows every secret of this place; with `identity`, also whose machine it is."""
+def redactor_of(place: Place, *, to_send: bool = True) -> Redactor:
+    """Knows every secret of this place; for others' eyes, also whose machine it is and how secrets look."""
     secrets = [*_from_variables(place), *_from_dotenv(place), *_from_tables(place)]
-    if not identity:
-        return Redactor(secrets)
+    if not to_send:
+        return Redactor(secrets, by_looks=False)
     return Redactor(secrets, folders=_own_folders(place), names=_own_names())
 
 
@@ -332,11 +329,17 @@ def _is_secret(names: Sequence[str], value: str) -> bool:
 def _from_broken(text: str) -> Iterator[str]:
     """What is no TOML may hold a secret in every value, and in what is neither name nor value."""
     for line in text.splitlines():
+        if _TABLE_LINE.fullmatch(line) is not None:
+            continue
         value = _VALUE_LINE.fullmatch(line)
-        rest = line if value is None else value[2]
+        rest, harmless = (line, False) if value is None else (value[2], value[1] in _HARMLESS)
         for word in re.split(r"[\s\"'\[\],{}=]+", rest):
-            if _TABLE_LINE.fullmatch(line) is None and not _WORD.fullmatch(word):
+            if not (harmless and _WORD.fullmatch(word)):
                 yield from secrets_in(word)
+
+
+_HARMLESS: Final = ({*WORDS, *Provider.__dataclass_fields__}) - {"token", "key", "base_url"}
+"""Names beside which a plain word is one: it should not be taken out of every line of a log."""
 
 
 def _own_folders(place: Place) -> list[Path]:
