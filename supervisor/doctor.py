@@ -20,8 +20,8 @@ __all__ = ["EXIT_BAD", "PROBE_S", "Finding", "Grade", "Probe", "closing_line", "
 EXIT_BAD: Final = 5
 """Of --check when something is bad; 1 to 4 say other things of install.py."""
 
-PROBE_S: Final = 10.0
-"""For one probe: a disk on a network that is gone answers after minutes."""
+PROBE_S: Final = 13.0
+"""For one probe, above what a probe itself waits for: a network folder that is gone takes minutes to say so."""
 
 WHOLE_S: Final = 26.0
 """For all of them: half a minute, with the start, is what a person waits before pressing Ctrl-C."""

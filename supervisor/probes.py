@@ -1,7 +1,7 @@
-"""What the doctor reads: Python, HOME, settings, environments on disk, keys, proxies. Nothing is started.
+"""What the doctor reads: Python, HOME, settings, environments on disk, proxies. Nothing is started.
 
-Each probe is one function from a Place to findings, so that each is tested alone. What has to be tried
-instead of read, such as a worker or a port: trials.py, which also lists all probes.
+Each probe is one function from a Place to findings, so that each is tested alone. Keys are key_probes.py's.
+What has to be tried instead of read, such as a worker or a port: trials.py, which also lists all probes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -36,12 +36,11 @@ __all__ = [
     "dotenv_text",
     "foreign",
     "home_folder",
-    "keys",
     "leftovers",
     "local_tables",
     "logs_folder",
+    "missing",
     "network",
-    "providers_in_question",
     "python",
     "settings_files",
     "settings_of",
@@ -73,8 +72,6 @@ REDIRECTED_FOLDER: Final = "pythonsoftwarefoundation."
 """Begins the name of the folder to which such a Python's writes are redirected."""
 CERTIFICATES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 LOOPBACKS: Final = ("127.0.0.1", "localhost")
-QUOTES: Final = "'\"`\u2018\u2019\u201c\u201d"
-"""Straight ones, and those that a word processor makes of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +179,12 @@ def _synchronised(path: Path) -> str:
 def disk(place: Place) -> Iterator[Finding]:
     """The free space, against what the named providers still need."""
     free = shutil.disk_usage(place.home.root).free
-    missing = {spec.name: spec for _, spec in _missing(place)}
-    needed = sum(HEAVY_BYTES if spec.heavy else LIGHT_BYTES for spec in missing.values())
+    wanted = {spec.name: spec for _, spec in missing(place)}
+    needed = sum(HEAVY_BYTES if spec.heavy else LIGHT_BYTES for spec in wanted.values())
     text = f"{size_text(free)} are free"
     remedy = "make room there, or put HOME on another disk with --home DIR"
     if needed and free < needed:
-        wants = f"{', '.join(missing)} may need {size_text(needed)} while they are made"
+        wants = f"{', '.join(wanted)} may need {size_text(needed)} while they are made"
         yield Finding(Grade.BAD, "disk", f"{text}; {wants}", remedy)
     elif free < SPARE_BYTES:
         yield Finding(Grade.WARN, "disk", f"only {text}", remedy)
@@ -195,7 +192,7 @@ def disk(place: Place) -> Iterator[Finding]:
         yield Finding(Grade.OK, "disk", text)
 
 
-def _missing(place: Place) -> Iterator[tuple[Provider, EnvSpec]]:
+def missing(place: Place) -> Iterator[tuple[Provider, EnvSpec]]:
     """The named providers whose environment is not there."""
     catalog = catalog_of(place)
     for provider in filter(None, map(catalog.find, place.names)):
@@ -331,103 +328,6 @@ def foreign(place: Place) -> Iterator[Finding]:
         yield Finding(Grade.OK, "packages", "no other package has our name")
 
 
-# ---------------------------------------------------------------- keys
-
-
-def providers_in_question(place: Place) -> list[Provider]:
-    """The named providers, or else all whose environment is there."""
-    catalog = catalog_of(place)
-    if place.names:
-        return list(filter(None, map(catalog.find, place.names)))
-    locks = {spec: place.checkout / "locks" / f"{spec}.txt" for spec in catalog.envs}
-    there = {
-        spec
-        for spec, lock in locks.items()
-        if lock.exists() and environments.find(place.home, lock) is not None
-    }
-    return [provider for provider in catalog.providers.values() if provider.env in there]
-
-
-def keys(place: Place) -> Iterator[Finding]:
-    """Of each provider: is its environment there, which variable holds its key, is that key a clean one."""
-    yield from _not_installed(place)
-    sources = _sources(place)
-    asked = providers_in_question(place)
-    without = []
-    for provider in asked if place.names else catalog_of(place).providers.values():
-        found = _key(provider, sources)
-        if found is not None:
-            yield _judged(provider, *found)
-        elif provider.key_required and provider in asked:
-            without.append(provider)
-    yield from _keyless(place, without)
-
-
-def _not_installed(place: Place) -> Iterator[Finding]:
-    for provider, spec in _missing(place):
-        remedy = command(place, "--llm", provider.id)
-        if spec.heavy:
-            text = f"its large environment {spec.name} is not there, and no load makes it"
-            yield Finding(Grade.BAD, provider.id, text, remedy)
-        else:
-            text = f"its environment {spec.name} is not there; the first load makes it, which takes a while"
-            yield Finding(Grade.WARN, provider.id, text, remedy)
-
-
-def _sources(place: Place) -> list[tuple[str, Mapping[str, str]]]:
-    """Where keys are looked for, in that order."""
-    files = (place.home.dotenv, place.checkout / ".env")
-    read = [(str(path), dict(dotenv_lines((dotenv_text(path) or "").splitlines()))) for path in files]
-    return [("the environment", place.environ), *read]
-
-
-def _key(provider: Provider, sources: Sequence[tuple[str, Mapping[str, str]]]) -> tuple[str, str, str] | None:
-    """The variable that counts, where it stands, and its value."""
-    for name in provider.key:
-        for where, values in sources:
-            if values.get(name, "").strip():
-                return name, where, values[name]
-    return None
-
-
-def _judged(provider: Provider, name: str, where: str, value: str) -> Finding:
-    """What is said of a key never holds a part of it."""
-    flaws = list(_flaws(value))
-    if flaws:
-        text = f"{name} in {where} {' and '.join(flaws)}"
-        return Finding(
-            Grade.WARN, provider.id, text, f"copy the key once more, and paste it into {where} alone"
-        )
-    return Finding(Grade.OK, provider.id, f"{name} is set in {where}")
-
-
-def _flaws(value: str) -> Iterable[str]:
-    key = value.strip()
-    if key != value:
-        yield "has white space at an end, which is left out"
-    if any(letter.isspace() for letter in key):
-        yield "has white space in it"
-    if any(not letter.isprintable() and not letter.isspace() for letter in key):
-        yield "has a control character in it"
-    if key.strip(QUOTES) != key:
-        yield "has a quotation mark at an end"
-    if not key.strip(QUOTES).isascii():
-        yield "has letters that no key has"
-
-
-def _keyless(place: Place, providers: Sequence[Provider]) -> Iterator[Finding]:
-    if place.names:
-        for provider in providers:
-            text = f"no key is set; {' and '.join(provider.key)} were looked for"
-            remedy = (
-                f"write {provider.key[0]}=… into {place.home.dotenv}, unless your application sends api_key"
-            )
-            yield Finding(Grade.WARN, provider.id, text, remedy)
-    elif providers:
-        names = ", ".join(provider.id for provider in providers)
-        yield Finding(Grade.OK, "keys", f"none is set for {names}: fine if your application sends api_key")
-
-
 # ---------------------------------------------------------------- the way to the network
 
 
@@ -457,8 +357,8 @@ def _proxies(place: Place) -> Iterator[Finding]:
     taken = not {"*", *LOOPBACKS}.intersection(exempt.replace(",", " ").lower().split())
     text = f"a proxy is set ({', '.join(dict.fromkeys(names))})"
     if taken:
-        why = "it also takes local addresses: other programs cannot reach this module or a local server"
+        why = "no exception for local addresses: some programs will not find this module or a local server"
         remedy = f"set NO_PROXY={','.join(LOOPBACKS)}"
-        yield Finding(Grade.WARN, "network", f"{text}, and {why}", remedy)
+        yield Finding(Grade.WARN, "network", f"{text} and {why}", remedy)
     else:
         yield Finding(Grade.OK, "network", f"{text}, not for local addresses")
