@@ -21,7 +21,7 @@ EXIT_BAD: Final = 5
 """Of --check when something is bad; 1 to 4 say other things of install.py."""
 
 PROBE_S: Final = 13.0
-"""For one probe, above what a probe itself waits for: a network folder that is gone takes minutes to say so."""
+"""For one probe, above what it waits for itself: a network folder that is gone takes minutes to say so."""
 
 WHOLE_S: Final = 26.0
 """For all of them: half a minute, with the start, is what a person waits before pressing Ctrl-C."""
