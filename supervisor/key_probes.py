@@ -104,7 +104,7 @@ def _flaws(value: str) -> Iterable[str]:
 def _keyless(place: Place, providers: Sequence[Provider]) -> Iterator[Finding]:
     if place.names:
         for provider in providers:
-            text = f"no key is set; {' and '.join(provider.key)} were looked for"
+            text = f"no key is set (looked for: {', '.join(provider.key)})"
             remedy = (
                 f"write {provider.key[0]}=… into {place.home.dotenv}, unless your application sends api_key"
             )

@@ -26,15 +26,14 @@ BASE64_OFFSETS: Final = ((0, 0), (1, 2), (2, 3))
 """Where a secret may begin in a group of three bytes, and how many letters belong to what is before it."""
 
 _SECRET_NAME: Final = re.compile(r"(?i)key|token|secret|pass|credential|auth")
-_IN_URL: Final = re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://[^\s\"'<>]+")
-_USERINFO: Final = re.compile(r"://.*@")
+_IN_URL: Final = re.compile(r"(?i)\b[a-z][a-z0-9+.-]{0,20}://[^\s\"'<>]+")
 _QUERY: Final = re.compile(r"([?&;#][^=&;#\s]*=)[^&;#\s]+|([?#])[^=&;#\s]+(?=$|[&;#])")
 _ASSIGNED: Final = re.compile(
     r"(?i)((?:api[-_]?key|token|secret|passwor[dt]|passwd|authorization|credentials?)[\"']?\s*[:=]\s*[\"']?)"
     r"(?:(?:bearer|basic)\s+)?[^\s\"',;}\]]{4,}"
 )
 _MIXED: Final = re.compile(
-    r"(?=[\w+=]*\d)(?=[\w+=]*[A-Za-z])[\w+=]{24,}|\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b",
+    r"(?<![\w+=])(?=[\w+=]*\d)(?=[\w+=]*[A-Za-z])[\w+=]{24,}|\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b",
     re.ASCII,
 )
 """Letters and digits, longer than any word is, or a UUID: a key, most likely."""
@@ -137,4 +136,7 @@ def _folder_forms(folders: Iterable[Path]) -> list[str]:
 
 
 def _clean_url(url: str) -> str:
-    return _QUERY.sub(lambda m: f"{m[1] or m[2]}{MASK}", _USERINFO.sub(f"://{MASK}@", url))
+    scheme, _, rest = url.partition("://")
+    _, at, rest = rest.rpartition("@")
+    bare = f"{scheme}://{MASK}@{rest}" if at else f"{scheme}://{rest}"
+    return _QUERY.sub(lambda found: f"{found[1] or found[2]}{MASK}", bare)

@@ -199,7 +199,9 @@ def _status(place: Place) -> str:
         status = ask_status(*address_of(settings_of(place)))
     except TokenRefusedError:
         status = None
-    return "no module answered\n" if status is None else json.dumps(status, indent=1, ensure_ascii=False)
+    return (
+        "no module answered\n" if status is None else json.dumps(status, indent=1, ensure_ascii=False) + "\n"
+    )
 
 
 # ---------------------------------------------------------------- files of tables
