@@ -188,7 +188,8 @@ def _check(where: str, provider: Provider, envs: Mapping[str, EnvSpec]) -> None:
     if provider.base_url is not None and not re.match(
         r"\Ahttps?://[^\s/?#@]+(/[^\s?#]*)?\Z", provider.base_url
     ):
-        raise CatalogError(f"{where}: base_url {provider.base_url!r} is not an http or https URL")
+        # Without the value: somebody may have written a password or a key into it.
+        raise CatalogError(f"{where}: base_url must be http:// or https://, without user, query and fragment")
     if provider.key_required and not provider.key:
         raise CatalogError(f"{where}: key_required, but no variable is named in key")
 

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["LogFiles", "register_secret", "scrub", "start_logging"]
+__all__ = ["MASK", "SECRET_MIN_CHARS", "LogFiles", "register_secret", "scrub", "start_logging"]
 
 FILE_BYTES: Final = 2 << 20
 FILES_KEPT: Final = 5

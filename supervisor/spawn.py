@@ -43,11 +43,14 @@ __all__ = [
     "exit_words",
     "hand_over",
     "hide_environment",
+    "listener_on",
     "on_end_signals",
     "only_if_asked_for",
     "oom_kills",
+    "path_limit",
     "run_child",
     "running_under",
+    "system_words",
     "user_data_directory",
     "was_killed",
     "watch_process",
@@ -624,3 +627,39 @@ def hide_environment() -> None:
 
         pr_set_dumpable = 4  # linux/prctl.h
         ctypes.CDLL(None).prctl(pr_set_dumpable, 0, 0, 0, 0)
+
+
+# ---------------------------------------------------------------- questions of the doctor
+
+
+def system_words() -> str:
+    """The system's name and version, for a report."""
+    import platform  # only who makes a report asks
+
+    return platform.platform()
+
+
+def listener_on(port: int) -> tuple[int, str] | None:
+    """The process that listens on a TCP port, and its name, where the system tells us."""
+    import psutil  # not at the top, as above
+
+    with contextlib.suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            place, pid = connection.laddr, connection.pid
+            if connection.status == psutil.CONN_LISTEN and place and place.port == port and pid is not None:
+                return pid, psutil.Process(pid).name()
+    return None
+
+
+def path_limit() -> int | None:
+    """How many characters a path may have, where the system sets a limit that users meet."""
+    if sys.platform == "win32":
+        import winreg  # as above
+
+        with contextlib.suppress(OSError):
+            key = r"SYSTEM\CurrentControlSet\Control\FileSystem"
+            with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, key) as opened:
+                if winreg.QueryValueEx(opened, "LongPathsEnabled")[0]:
+                    return None
+        return int(wintypes.MAX_PATH)
+    return None
