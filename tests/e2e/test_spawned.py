@@ -172,6 +172,18 @@ def test_a_working_directory_that_is_gone_before_the_start_is_not_missed(
         assert application.ended().code == 0
 
 
+@posix
+def test_a_home_that_is_relative_to_a_directory_that_is_gone_is_2_and_one_sentence(
+    installed: Installed, tmp_path: Path
+) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    argv = installed.argv[: installed.argv.index("--home")]
+    done = run(in_shell('rmdir "$PWD" && exec "$@" 0 --home here 2>&1', *argv), folder)
+    assert done.returncode == 2, done.stdout
+    check_one_sentence(done.stdout)
+
+
 @pytest.mark.parametrize("version", PYTHONS)
 def test_any_python_of_the_machine_starts_it_by_path(
     installed: Installed, tmp_path: Path, version: str
@@ -471,7 +483,8 @@ def test_detached_and_tied_to_its_application_it_ends_with_it(
     argv = [*installed.argv, "0", *CORDS["both"]]
     with Application(language, argv, cwd=tmp_path, env=NOTHING, detached=True) as application:
         application.ready()
-        assert os.getsid(application.module.pid) == application.module.pid
+        if sys.platform != "win32":
+            assert os.getsid(application.module.pid) == application.module.pid
         application.kill()
         assert gone([application.module])
 
