@@ -280,7 +280,10 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_SETTINGS
     logs = start_logging(settings.home.logs, level=settings.log_level, json_lines=settings.log_json)
     try:
-        return asyncio.run(_serve(settings, catalog, logs))
+        code = asyncio.run(_serve(settings, catalog, logs))
+        if code == EXIT_INTERRUPTED and not log.isEnabledFor(logging.INFO):
+            logs.tell("module interrupted")  # every exit but 0 says why; else the line of its end did
+        return code
     except OSError as exc:
         return _not_bound(exc, settings)
     except KeyboardInterrupt:
