@@ -136,6 +136,11 @@ class Resident(Generic[W, M]):
         """How many requests the model serves now."""
         return self._taken
 
+    @property
+    def busy(self) -> bool:
+        """Whether there is a model, or anybody who waits for one."""
+        return self._model is not None or self._switching is not None or bool(self._line)
+
     def ahead_of(self, turn: Turn[W, M]) -> int:
         """How many turns are before this one in the line."""
         return self._line.index(turn) if turn in self._line else 0

@@ -103,10 +103,10 @@ class Engine:
 
     async def close(self) -> None:
         """Gives the memory back; no request may be running."""
-        self._threads.shutdown(wait=False)
         await asyncio.to_thread(self._drop)
 
     def _drop(self) -> None:
+        self._threads.shutdown()  # all are idle
         self._server = None  # the last reference: its destructor ends the engine's threads
 
     def answer(self, body: bytes, let_go: Callable[[], None]) -> AsyncGenerator[bytes, None]:
