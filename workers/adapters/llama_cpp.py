@@ -24,7 +24,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import xllamacpp
 
@@ -76,6 +76,10 @@ _GPUS: Final = (
 )
 
 
+_Pieces: TypeAlias = "asyncio.Queue[bytes | Exception | None]"
+"""What the engine's thread puts: the pieces, then None, or why there are none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A model, and how it is to be loaded."""
@@ -119,7 +123,7 @@ class Engine:
             AdapterError: the engine refuses the request.
         """
         loop = asyncio.get_running_loop()
-        pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+        pieces: _Pieces = asyncio.Queue()
         stop = threading.Event()
 
         def take(piece: bytes) -> bool:
@@ -127,31 +131,31 @@ class Engine:
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
             return stop.is_set()
 
-        def run() -> Exception | None:
+        def run() -> None:
+            error: Exception | None = None
             try:
                 self._server.handle_chat_completions(body, take)
             except (*_ENGINE_ERRORS, MemoryError) as exc:
-                return exc
-            finally:
-                loop.call_soon_threadsafe(pieces.put_nowait, None)
-            return None
+                error = exc
+            loop.call_soon_threadsafe(pieces.put_nowait, error)
 
         work = loop.run_in_executor(self._threads, run)
         work.add_done_callback(lambda _: let_go())
-        return _pieces(pieces, work, stop)
+        return _taken(pieces, work, stop)
 
 
-async def _pieces(
-    pieces: asyncio.Queue[bytes | None], work: asyncio.Future[Exception | None], stop: threading.Event
+async def _taken(
+    pieces: _Pieces, work: asyncio.Future[None], stop: threading.Event
 ) -> AsyncGenerator[bytes, None]:
+    """The pieces up to the end, or up to whoever takes them losing interest."""
     try:
-        while (piece := await pieces.get()) is not None:
+        while isinstance(piece := await pieces.get(), bytes):
             yield piece
     finally:
         stop.set()
         await asyncio.wait({work}, timeout=STOP_MAX_S)
-    if (error := work.result()) is not None:
-        raise refused(error) from error
+    if piece is not None:
+        raise refused(piece) from piece
 
 
 class LlamaCpp(Adapter):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import pytest
 
 from tests.fakes.bound import cancelled, collect, finish_of, load_only
@@ -18,6 +20,8 @@ from tests.tiny_gguf import Shape, make_tiny_gguf
 from workers.adapter import AdapterError, Binding, LoadRequest, ProviderSpec, Text
 from workers.adapters import llama_cpp
 from workers.codes import Code
+from workers.engine_options import Given, fill
+from workers.gguf_header import read_header
 
 pytestmark = pytest.mark.foreign
 
@@ -251,6 +255,15 @@ async def test_fifty_loads_and_unloads_leave_nothing(folder: Path) -> None:
     assert threads == []
 
 
+def test_an_engine_is_never_asked_to_download(folder: Path) -> None:
+    wanted = llama_cpp.Wanted("tiny", folder / "tiny.gguf", Given())
+    used = fill(Given(), read_header(wanted.path), 1)
+    params = llama_cpp._params(wanted, used, gpu=False)
+    assert params.offline is True
+    assert (params.model.url, params.model.hf_repo, params.model.hf_file) == ("", "", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal there ends the process")
 async def test_an_engine_leaves_the_signals_as_they_were(folder: Path) -> None:
     watched = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in watched]
@@ -268,7 +281,5 @@ async def test_an_engine_leaves_the_signals_as_they_were(folder: Path) -> None:
 
 
 def _resident_bytes() -> int:
-    import psutil  # only this test needs it
-
     size: int = psutil.Process().memory_info().rss
     return size
