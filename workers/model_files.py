@@ -22,7 +22,7 @@ from typing import Any, Final
 from workers.adapter import AdapterError
 from workers.codes import Code
 
-__all__ = ["ModelFiles", "parts_of"]
+__all__ = ["ModelFiles", "hub_name", "part_names", "parts_of"]
 
 SUFFIX: Final = ".gguf"
 FILES_MAX: Final = 2000
@@ -34,6 +34,9 @@ PARTS_MAX: Final = 1000
 _PART: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf\Z", re.IGNORECASE)
 _NOT_MODELS: Final = ("mmproj",)
 """What a repository's files begin with that are no models by themselves: projectors of images."""
+_HUB_NAME: Final = re.compile(
+    r"(?P<repo>[a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(?:/(?P<file>[\w][\w./ -]*\.gguf))?", re.ASCII | re.IGNORECASE
+)
 _REPO_PREFIX: Final = "models--"
 
 
@@ -98,9 +101,30 @@ class ModelFiles:
             sentence = f"{name!r} has several GGUF files; name one: {files}."
         else:
             near = difflib.get_close_matches(name, known, NEAR_NAMES, cutoff=0.4)
-            hint = f"near ones: {', '.join(near)}" if near else "give the path of a .gguf file"
+            hint = "give the path of a .gguf file"
+            if hub_name(name) is not None:
+                hint = "download it first, or let the operator allow downloads (quirk download)"
+            if near:
+                hint = f"near ones: {', '.join(near)}"
             sentence = f"There is no model {name!r} in {self.places()}; {hint}."
         return AdapterError(Code.INVALID_MODEL, sentence)
+
+
+def hub_name(name: str) -> tuple[str, str] | None:
+    """Repository and file of a name of the hub's, the file empty where none is; None for others."""
+    match = _HUB_NAME.fullmatch(name.strip())
+    if match is None or ".." in name:
+        return None
+    return match["repo"], match["file"] or ""
+
+
+def part_names(name: str) -> list[str]:
+    """The names of all files of the model whose first, or only, file has that name."""
+    match = _PART.match(name)
+    if match is None:
+        return [name]
+    count = min(int(match["count"]), PARTS_MAX)
+    return [f"{match['stem']}-{i:05}-of-{match['count']}.gguf" for i in range(1, count + 1)]
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -109,11 +133,9 @@ def parts_of(path: Path) -> list[Path]:
     Raises:
         AdapterError: INVALID_MODEL, one is missing.
     """
-    match = _PART.match(path.name)
-    if match is None:
+    parts = [path.with_name(name) for name in part_names(path.name)]
+    if len(parts) == 1:
         return [path]
-    count = min(int(match["count"]), PARTS_MAX)
-    parts = [path.with_name(f"{match['stem']}-{i:05}-of-{match['count']}.gguf") for i in range(1, count + 1)]
     missing = [part.name for part in parts if not part.is_file()]
     if missing:
         raise AdapterError(

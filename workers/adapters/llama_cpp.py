@@ -45,8 +45,9 @@ from workers.adapter import (
 from workers.codes import Code
 from workers.engine_options import Given, Used, check_memory, fill, read_options
 from workers.gguf_header import BadGguf, GgufHeader, read_header
+from workers.hub_download import Hub
 from workers.llama_chat import TRANSCRIPT_TEMPLATE, Manner, body_of, events_of, refused
-from workers.model_files import ModelFiles, parts_of
+from workers.model_files import ModelFiles, hub_name, parts_of
 from workers.resident import Resident, Turn
 
 __all__ = ["ADAPTER", "LlamaCpp"]
@@ -67,6 +68,9 @@ CACHE_MIB: Final = 256
 """Conversations that had to leave their place, kept to come back without being computed again."""
 ERRORS_ONLY: Final = 1
 """The engine's log says at the next level what no operator needs, for every request."""
+HUB: Final = "https://huggingface.co"
+_QUIRKS: Final = ("models_dir", "download", "hub")
+"""Where models are; whether what is not there may be fetched on a load; from where."""
 _MS_PER_S: Final = 1000
 _ENGINE_ERRORS: Final = (ValueError, RuntimeError, IndexError, OverflowError)
 """What becomes of the engine's exceptions on their way into Python."""
@@ -219,6 +223,7 @@ class LlamaCpp(Adapter):
             await _RESIDENT.leave()
 
     async def _preload(self, model: str, report: ReportProgress) -> None:
+        await self._fetched(model, report)
         turn = _RESIDENT.ask(await self._wanted(model), report)
         try:
             while not await turn.granted(BEAT_S):
@@ -226,6 +231,23 @@ class LlamaCpp(Adapter):
                     report("model", f"waiting for {waits_for} request(s) of the model in memory", None)
         finally:
             turn.release()
+
+    async def _fetched(self, model: str, report: ReportProgress) -> None:
+        """The model is on the disk afterwards, if it may be fetched and is one of the hub's."""
+        named = hub_name(model)
+        quirks = self.provider.quirks
+        if named is None or quirks.get("download") is not True:
+            return
+        try:
+            await self._wanted(model)
+        except AdapterError:
+            hub = Hub(str(quirks.get("hub", HUB)).rstrip("/"), self._files.hub, self.binding.key)
+            given_up = threading.Event()
+            try:
+                file = await asyncio.to_thread(hub.fetch, *named, report, given_up)
+            finally:
+                given_up.set()
+            self._found[model] = await asyncio.to_thread(self._files.find, f"{named[0]}/{file}")
 
     async def _wanted(self, model: str) -> Wanted:
         name = model or self._default or await asyncio.to_thread(self._only_one)
@@ -247,7 +269,7 @@ class LlamaCpp(Adapter):
 
 
 def _known_quirks(provider: ProviderSpec) -> Mapping[str, Any]:
-    unknown = sorted(set(provider.quirks) - {"models_dir"})
+    unknown = sorted(set(provider.quirks) - set(_QUIRKS))
     if unknown:
         raise AdapterError(Code.UNEXPECTED, f"[provider.{provider.id}.quirks]: unknown key {unknown[0]!r}")
     return provider.quirks
