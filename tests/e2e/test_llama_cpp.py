@@ -42,7 +42,7 @@ def place(unprovisioned: Installation, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def module(place: Installation) -> Iterator[Module]:
-    with Module(place) as running:
+    with Module(place, variables={"HF_HUB_CACHE": str(place.home / "no hub")}) as running:
         yield running
 
 

@@ -41,7 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays() -> Iterator[None]:
+def nothing_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Neither from one test to the next, nor from what the developer has in his hub's cache."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(folder / "no hub"))
     yield
     assert not llama_cpp._RESIDENT.busy
 
@@ -61,10 +63,7 @@ async def test_a_load_learns_the_models_and_needs_none(folder: Path) -> None:
     assert (loaded.models, loaded.warnings, loaded.model_ms) == (("tiny",), (), None)
 
 
-async def test_a_load_without_any_model_says_where_to_put_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+async def test_a_load_without_any_model_says_where_to_put_one(tmp_path: Path) -> None:
     adapter = engine_of(models_dir=tmp_path)
     loaded = await load_only(adapter)
     with pytest.raises(AdapterError) as caught:
@@ -75,8 +74,7 @@ async def test_a_load_without_any_model_says_where_to_put_one(
     assert caught.value.code is Code.INVALID_MODEL
 
 
-async def test_the_only_model_needs_no_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(folder / "no hub"))
+async def test_the_only_model_needs_no_name(folder: Path) -> None:
     adapter = engine_of(models_dir=folder)
     await load_only(adapter)
     finish = finish_of(await collect(adapter, request(max_output_length=2)))
