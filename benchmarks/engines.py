@@ -46,6 +46,8 @@ HISTORY_WORDS: Final = 120
 OPTIONS: Final[Mapping[str, Any]] = {"slots": CROWD, "threads": 1, "context_length": 2048}
 WAIT_S: Final = 300.0
 START_S: Final = 30.0
+SETTLE_S: Final = 2.0
+"""After the last connection has gone; the model goes in some hundredths of a second."""
 MS: Final = 1000
 MIB: Final = 1 << 20
 
@@ -243,13 +245,14 @@ async def speeds(client: Client, direct: Direct, rounds: int) -> Json:
             text = f"{number:03} is a number."
             times = direct.say(text, 1) if side == "direct" else await client.say(text, 1)
             first[side].append(times[0] * MS)
+    more = [ours - theirs for ours, theirs in zip(first["module"], first["direct"], strict=True)]
     ratios = [ours / theirs for ours, theirs in zip(speed["module"], speed["direct"], strict=True)]
     return {
         "tokens_per_s": {side: round(median(values), 2) for side, values in speed.items()},
         "module_against_direct": round(median(ratios), 4),
         "token_ms": round(MS / median(speed["direct"]), 2),
         "first_token_ms": {side: round(median(values), 2) for side, values in first.items()},
-        "first_token_more_ms": round(median(first["module"]) - median(first["direct"]), 2),
+        "first_token_more_ms": round(median(more), 2),
     }
 
 
@@ -259,14 +262,18 @@ async def crowd(module: Module, model: Path) -> Json:
         clients = [await stack.enter_async_context(client_of(module)) for _ in range(CROWD)]
         for client in clients:
             await client.load(model)
-        alone = [per_second(await clients[0].say(f"Alone {i}", TOKENS)) for i in range(3)]
-        together = []
+        alone, together = [], []
         for number in range(3):
-            started = time.perf_counter()
-            replies = [client.say(f"Together {number}", TOKENS) for client in clients]
-            pieces = sum(len(times) for times in await asyncio.gather(*replies))
-            together.append(pieces / (time.perf_counter() - started))
+            alone.append(await _crowd_speed(clients[:1], f"Alone {number}"))
+            together.append(await _crowd_speed(clients, f"Together {number}"))
     return {"one": round(median(alone), 2), f"{CROWD} at once": round(median(together), 2)}
+
+
+async def _crowd_speed(clients: list[Client], text: str) -> float:
+    """Tokens a second of all together, from the question to the last token."""
+    started = time.perf_counter()
+    replies = await asyncio.gather(*(client.say(text, TOKENS) for client in clients))
+    return sum(map(len, replies)) / (time.perf_counter() - started)
 
 
 async def second_turns(client: Client) -> Json:
@@ -314,9 +321,11 @@ async def cycles(module: Module, model: Path) -> Json:
     for _ in range(CYCLES):
         async with client_of(module) as client:
             took.append((await client.load(model))["timings_ms"]["model"])
-        sizes.append(module.memory())
+            sizes.append(module.memory())
+    await asyncio.sleep(SETTLE_S)
     return {
         "load_ms": median(took),
+        "unloaded": _rounded(module.memory()),
         "supervisor_mib": [round(sizes[i]["supervisor"], 1) for i in (0, 9, -1)],
         "workers_mib": [round(sizes[i]["workers"], 1) for i in (0, 9, -1)],
     }
