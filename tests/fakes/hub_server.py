@@ -29,6 +29,13 @@ class FakeHub:
     """So many bytes of a file are sent, and then the connection ends."""
     ranges: bool = True
     spoiled: bool = False
+    """The bytes are not the file's."""
+    status: int | None = None
+    """Of every answer of the hub itself."""
+    moved_to: str | None = None
+    """Where the repository is now: a path, or another host."""
+    noise: bool = False
+    """The hub's answers are no JSON and have none of its headers."""
     asked: list[tuple[str, str, str | None, str | None]] = field(default_factory=list)
     """Method, path, Authorization and Range of each request."""
 
@@ -61,7 +68,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._note()
         file = self.path.partition("/resolve/main/")[2]
-        if self.hub.key is not None and self.headers["Authorization"] != f"Bearer {self.hub.key}":
+        moved = self.hub.moved_to
+        if self.hub.status is not None:
+            self._answer(self.hub.status)
+        elif self.hub.noise:
+            self._answer(200)
+        elif moved is not None and not self.path.startswith(moved):
+            self._answer(307, headers={"Location": f"{moved}/resolve/main/{file}"})
+        elif self.hub.key is not None and self.headers["Authorization"] != f"Bearer {self.hub.key}":
             self._answer(401)
         elif file not in self.hub.files:
             self._answer(404)
@@ -81,9 +95,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._note()
         if self.path.startswith("/api/models/"):
             body = json.dumps({"siblings": [{"rfilename": name} for name in self.hub.files]}).encode()
-            self._answer(200, body)
+            self._answer(200, b"<html>" if self.hub.noise else body)
+        elif self.path.startswith("/bytes/") and "?" not in self.path:
+            self._answer(302, headers={"Location": f"{self.path}?signed"})
         else:
-            self._bytes(self.hub.files[self.path.removeprefix("/bytes/")])
+            self._bytes(self.hub.files[self.path.removeprefix("/bytes/").partition("?")[0]])
 
     def _bytes(self, data: bytes) -> None:
         hub, start, status = self.hub, 0, 200

@@ -63,7 +63,7 @@ def test_a_file_comes_into_the_hubs_own_cache(hub: FakeHub, tmp_path: Path) -> N
 def test_what_is_there_is_not_fetched_again(hub: FakeHub, tmp_path: Path) -> None:
     fetch(hub, tmp_path)
     fetch(hub, tmp_path)
-    assert [method for method, *_ in hub.asked].count("GET") == 1
+    assert sum("signed" in path for _, path, *_ in hub.asked) == 1
 
 
 def test_a_download_that_was_cut_goes_on_where_it_ended(hub: FakeHub, tmp_path: Path) -> None:
@@ -102,6 +102,30 @@ def test_the_key_goes_to_the_hub_and_never_along_a_redirect(hub: FakeHub, tmp_pa
 
 def test_a_file_that_does_not_exist_is_an_invalid_model(hub: FakeHub, tmp_path: Path) -> None:
     assert refusal(hub, tmp_path, "nothing.gguf").code is Code.INVALID_MODEL
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(403, Code.AUTHORIZATION), (429, Code.RATE_LIMITED), (503, Code.UPSTREAM_ERROR)],
+)
+def test_a_hub_that_refuses_says_what_to_do(hub: FakeHub, tmp_path: Path, status: int, code: Code) -> None:
+    hub.status = status
+    error = refusal(hub, tmp_path)
+    assert (error.code, error.provider_status) == (code, status)
+
+
+@pytest.mark.parametrize("file", ["", FILE])
+def test_what_is_no_hub_is_not_believed(hub: FakeHub, tmp_path: Path, file: str) -> None:
+    hub.noise = True
+    assert "is not the Hugging Face hub" in refusal(hub, tmp_path, file).message
+
+
+def test_a_repository_that_was_renamed_is_followed_but_not_elsewhere(hub: FakeHub, tmp_path: Path) -> None:
+    hub.moved_to = "/org/new-name"
+    fetch(hub, tmp_path)
+    assert found(tmp_path) == DATA
+    hub.moved_to = f"{hub.storage}/org/new-name"
+    assert "is not the Hugging Face hub" in refusal(hub, tmp_path).message
 
 
 def test_of_several_files_the_usual_one_is_taken(hub: FakeHub, tmp_path: Path) -> None:
