@@ -1,11 +1,11 @@
 """What the module costs an engine: llama.cpp through the module against llama.cpp called directly.
 
-    python benchmarks/engines.py --home HOME [--model FILE] [--rounds N]
+    python benchmarks/engines.py --home HOME [--model FILE] [--rounds N] [--speed-only]
 
 HOME is one in which `install.py --llm llama-cpp` has run. Without --model one of random weights is made whose
 tokens cost over five milliseconds; that needs numpy and gguf, so run it in the development environment.
 Both sides load the same file with the same settings and take turns, so that whatever else the machine does
-meets both. Times are medians in milliseconds; nothing is asserted.
+meets both. Times are in milliseconds; nothing is asserted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import IO, Any, Final
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
@@ -226,33 +226,39 @@ async def client_of(module: Module) -> Any:
 # ---- the measures
 
 
-def per_second(times: list[float]) -> float:
-    """Pieces a second between the first and the last."""
-    return (len(times) - 1) / (times[-1] - times[0])
-
-
 async def speeds(client: Client, direct: Direct, rounds: int) -> Json:
-    """Tokens a second and the first token of both sides, in turns, beginning with the other one each time."""
-    speed: dict[str, list[float]] = {"direct": [], "module": []}
+    """A token's time and the first token of both sides, in turns, beginning with the other one each time.
+
+    The lower quartile of the times is what a token costs when nothing else runs; the medians say how busy
+    the machine was meanwhile.
+    """
+    tokens: dict[str, list[float]] = {"direct": [], "module": []}
     first: dict[str, list[float]] = {"direct": [], "module": []}
     for number in range(rounds):
         for side in ("direct", "module") if number % 2 else ("module", "direct"):
             text = f"Tell me number {number} of the stories."
             times = direct.say(text, TOKENS) if side == "direct" else await client.say(text, TOKENS)
-            speed[side].append(per_second(times))
+            tokens[side] += [(after - before) * MS for before, after in itertools.pairwise(times)]
     for number in range(FIRST_TOKENS):
         for side in ("direct", "module") if number % 2 else ("module", "direct"):
             text = f"{number:03} is a number."
             times = direct.say(text, 1) if side == "direct" else await client.say(text, 1)
             first[side].append(times[0] * MS)
-    more = [ours - theirs for ours, theirs in zip(first["module"], first["direct"], strict=True)]
-    ratios = [ours / theirs for ours, theirs in zip(speed["module"], speed["direct"], strict=True)]
     return {
-        "tokens_per_s": {side: round(median(values), 2) for side, values in speed.items()},
-        "module_against_direct": round(median(ratios), 4),
-        "token_ms": round(MS / median(speed["direct"]), 2),
-        "first_token_ms": {side: round(median(values), 2) for side, values in first.items()},
-        "first_token_more_ms": round(median(more), 2),
+        "token_ms": {side: _spread(values) for side, values in tokens.items()},
+        "tokens_per_s_module_against_direct": {
+            name: round(figure / _spread(tokens["module"])[name], 4)
+            for name, figure in _spread(tokens["direct"]).items()
+        },
+        "first_token_ms": {side: _spread(values) for side, values in first.items()},
+    }
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {
+        "quartile": round(quantiles(values, n=4)[0], 3),
+        "median": round(median(values), 3),
+        "mean": round(sum(values) / len(values), 3),
     }
 
 
@@ -331,8 +337,8 @@ async def cycles(module: Module, model: Path) -> Json:
     }
 
 
-async def measure(home: Path, model: Path, rounds: int) -> Json:
-    """Everything, one after the other."""
+async def measure(home: Path, model: Path, rounds: int, *, speed_only: bool) -> Json:
+    """Everything, one after the other, or only what compares the module with the engine."""
     size = (await asyncio.to_thread(model.stat)).st_size
     with tempfile.TemporaryFile() as log, contextlib.ExitStack() as stack:
         module = Module(home, log)
@@ -344,6 +350,8 @@ async def measure(home: Path, model: Path, rounds: int) -> Json:
             direct = Direct(model)
             stack.callback(direct.close)
             figures["speed"] = await speeds(client, direct, rounds)
+            if speed_only:
+                return figures
             figures["second turn"] = await second_turns(client)
             figures["interrupt"] = await interrupts(client)
             figures["crowd"] = await crowd(module, model)
@@ -375,6 +383,7 @@ def main() -> int:
     parser.add_argument("--home", type=Path)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--speed-only", action="store_true", help="only what compares the two sides")
     parser.add_argument("--direct", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.direct is not None:
@@ -383,7 +392,7 @@ def main() -> int:
     if flags.home is None:
         parser.error("--home is missing: one in which install.py --llm llama-cpp has run")
     with model_of(flags.model) as model:
-        figures = asyncio.run(measure(flags.home, model, flags.rounds))
+        figures = asyncio.run(measure(flags.home, model, flags.rounds, speed_only=flags.speed_only))
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
     return 0
 
