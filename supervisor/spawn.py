@@ -445,6 +445,8 @@ WORKER_VARIABLES: Final = (
     else ("HOME", "PATH", "TMPDIR", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "USER", "LOGNAME", "XDG_CACHE_HOME")
 )  # fmt: skip
 """What a worker inherits: what the system and its libraries need, and never a key."""
+MODEL_VARIABLES: Final = ("HF_HOME", "HF_HUB_CACHE")
+"""Where the models of the Hugging Face hub are, for those who keep them on another disk."""
 NETWORK_VARIABLES: Final = (
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
     "http_proxy", "https_proxy", "all_proxy", "no_proxy",
@@ -464,7 +466,8 @@ def worker_argv(python: Path, checkout: Path, adapter: str, site_packages: Path)
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The allow-listed part of our own environment."""
-    return {name: environ[name] for name in (*WORKER_VARIABLES, *NETWORK_VARIABLES) if name in environ}
+    allowed = (*WORKER_VARIABLES, *MODEL_VARIABLES, *NETWORK_VARIABLES)
+    return {name: environ[name] for name in allowed if name in environ}
 
 
 def worker_options(environment: Mapping[str, str]) -> dict[str, Any]:

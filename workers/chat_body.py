@@ -15,7 +15,7 @@ from workers.codes import Code
 from workers.prompt import after_reply, clean_name, merged, plain_roles, prefixed
 from workers.quirks import Quirks, matches
 
-__all__ = ["Body", "build"]
+__all__ = ["NO_EFFORT", "Body", "build"]
 
 _WHOLE: Final = ("top_k", "seed")
 """Parameters that are whole numbers on the wire."""
