@@ -19,7 +19,7 @@ SLUGGISH: Final = """
 import ctypes, os
 sleep = ctypes.PyDLL(None).sleep
 os.write(2, b"importing\\n")
-sleep(2)  # an import that holds the interpreter
+sleep(3)  # an import that holds the interpreter
 from workers.adapters.hostile import ADAPTER
 """
 STILLBORN: Final = "import os\nos.abort()\n"
