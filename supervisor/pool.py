@@ -114,6 +114,7 @@ class Pool:
 
     async def _start(self, slot: Slot) -> Worker:
         begun = self._loop.time()
+        slot.rests = False
         try:
             slot.report("provision", f"Looking for the environment of {slot.provider.name}.", None)
             worker = await self._make_worker(slot.provider, slot.report, self._died)
@@ -132,7 +133,6 @@ class Pool:
             "import": worker.import_ms,
         }
         slot.worker = worker
-        slot.rests = False
         slot.history.started()
         slot.may_start.set()
         self._keep_or_stop(slot)  # those who waited for it may be gone
@@ -236,20 +236,24 @@ class Pool:
 
     async def _bound(self, slot: Slot, binding: int) -> Worker:
         """The worker, running and knowing that binding."""
-        if slot.down:
-            raise WorkerError(self._down_words(slot), code=Code.PROVIDER_DOWN)
-        await slot.may_start.wait()
-        worker = await self._running(slot)
+        worker = await self._running_again(slot)
         if binding in worker.bindings.bound:
             return worker
         async with slot.locks[binding]:
-            worker = await self._running(slot)
+            worker = await self._running_again(slot)
             if binding not in slot.bindings:
                 raise WorkerError(f"{slot.provider.name} is not loaded any more.", code=Code.NOT_LOADED)
             if binding not in worker.bindings.bound:
                 known = slot.bindings[binding]
                 await worker.bindings.bind(known, verify=False, preload_model=None, on_progress=_nobody)
         return worker
+
+    async def _running_again(self, slot: Slot) -> Worker:
+        """The worker as who loaded it before gets it: after the pause, and only if it is not given up."""
+        await slot.may_start.wait()
+        if slot.down:
+            raise WorkerError(self._down_words(slot), code=Code.PROVIDER_DOWN)
+        return await self._running(slot)
 
     def end(self, provider: str, number: int, failure: Failure) -> None:
         """Closes the upstream of a generation, or takes it out of the queue."""
@@ -321,9 +325,13 @@ class Pool:
                 log.warning("binding not given anew provider=%s reason=%r", slot.provider.id, exc.message)
 
     def _down_words(self, slot: Slot) -> str:
+        deaths = slot.history.recent_deaths
+        why = "could not be started again"
+        if deaths > self._limits.restarts:
+            why = f"died {deaths} times in {self._limits.restart_window_s:g} s"
         return (
-            f"{slot.provider.name} is down: its worker died {slot.history.recent_deaths} times in "
-            f"{self._limits.restart_window_s:g} s. Last: {slot.last_error} Load it to try once more."
+            f"{slot.provider.name} is down: its worker {why}. Last: {slot.last_error} "
+            "Load it to try once more."
         )
 
     def snapshot(self) -> list[WorkerHealth]:
@@ -339,6 +347,7 @@ class Pool:
             for number, (sink, _) in list(slot.waiting.items()):
                 sink.ended(number, Outcome(Failure(Code.INTERRUPT, "The module is closing.")))
             slot.waiting.clear()
+            slot.may_start.set()
             if slot.idle is not None:
                 slot.idle.cancel()
             tasks += slot.stopping

@@ -460,6 +460,39 @@ async def test_when_the_budget_is_spent_the_provider_is_down_and_says_so(shop: S
     assert len(shop.made) == 4
 
 
+async def test_a_generation_that_waits_when_the_budget_is_spent_starts_no_further_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(restarts_module, "PAUSES_S", (0.0,))
+    shop = Shop(restarts=1)
+    await shop.load()
+    shop.prepare = lambda worker: worker.bindings.may_bind.clear()
+    shop.made[0].die()
+    second = await shop.worker(1)
+    await turns()
+    sink = FakeSink()
+    shop.generate(1, sink)
+    await turns()
+    second.die()
+    assert (await sink.failure(1)).code is Code.PROVIDER_DOWN
+    await turns()
+    assert (len(shop.made), shop.state) == (2, "down")
+    await soon(shop.pool.close())
+
+
+async def test_who_asks_a_provider_that_could_not_be_started_again_is_told_so(shop: Shop) -> None:
+    await shop.load()
+    shop.prepare = failing(WorkerError("It cannot import."))
+    shop.made[0].die()
+    await shop.worker(1)
+    await turns()
+    sink = FakeSink()
+    shop.generate(1, sink)
+    failure = await sink.failure(1)
+    assert failure.code is Code.PROVIDER_DOWN
+    assert "could not be started again. Last: It cannot import." in failure.message
+
+
 async def test_a_load_by_hand_gives_a_provider_that_is_down_one_more_try(shop: Shop) -> None:
     await test_when_the_budget_is_spent_the_provider_is_down_and_says_so(shop)
     await shop.load()
@@ -567,7 +600,19 @@ async def test_a_worker_that_no_connection_uses_is_stopped_after_a_while() -> No
     await soon(shop.made[0].has_stopped.wait())
     await turns()
     assert shop.state == "idle"
-    await shop.load(3)
+    shop.prepare = failing(WorkerError("It cannot import."))
+    with pytest.raises(WorkerError, match="cannot import"):
+        await shop.load(3)
+    assert shop.state == "dead"
+    await soon(shop.pool.close())
+
+
+async def test_one_that_rests_wakes_for_the_next_load() -> None:
+    shop = Shop(idle_s=0.01)
+    await shop.load(1)
+    shop.pool.unload("demo", 1)
+    await soon(shop.made[0].has_stopped.wait())
+    await shop.load(2)
     assert (len(shop.made), shop.state) == (2, "ready")
     await soon(shop.pool.close())
 
