@@ -136,4 +136,4 @@ async def test_noise_and_garbage_are_the_worker_s_fault_alone(impatient: Module,
         assert (reply.code, "is not our wire" in reply.end["message"]) == ("WORKER_CRASHED", True)
         end = await other.end(theirs, timeout_s=LONG_S)
     assert [int(piece.split(";")[0]) for piece in end.text.split("|")[:-1]] == list(range(300))
-    assert "worker says provider=hostile text='noise 999'" in impatient.stderr()
+    assert "worker says provider=hostile text='noise 499'" in impatient.stderr()

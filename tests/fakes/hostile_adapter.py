@@ -168,7 +168,7 @@ async def start_a_process(how: str) -> str:
 
 async def make_noise(_: str) -> str:
     """Prints as libraries do."""
-    for number in range(1000):
+    for number in range(500):
         print("noise", number)  # noqa: T201
     os.write(1, b"more noise\n")
     return "done"
