@@ -14,12 +14,14 @@ import pytest
 
 from tests.e2e.client import Client, connect
 from tests.e2e.figures import Figures
-from tests.e2e.hostile import worker_of
-from tests.e2e.module import Module
+from tests.e2e.hostile import IMPATIENT, worker_of
+from tests.e2e.module import Installation, Module
 from tests.wheelhouse import wait_until
 
 LONG_S = 10.0
 """For what takes seconds by itself; the module's patience in these tests ends after 1.5 s."""
+TRIES = 20
+"""Far more loads than the time that a stuck worker is given."""
 TITLE = "what was reported and ended when"
 linux = pytest.mark.skipif(sys.platform == "win32", reason="its processes cannot be stopped or aborted")
 
@@ -98,6 +100,20 @@ async def test_a_load_that_blocks_the_loop_is_no_hang(impatient: Module) -> None
     async with connect(impatient) as client:
         assert (await client.load("hostile", options={"block_s": 2.0}))["is_error"] is False
     assert "worker silent" not in impatient.stderr()
+
+
+async def test_loads_that_follow_each_other_do_not_keep_a_stuck_worker_alive(
+    hostile_place: Installation,
+) -> None:
+    with Module(hostile_place, (*IMPATIENT, "--set", "worker.bind_s=0.5")) as module:
+        async with connect(module) as client:
+            failed = [await client.load("hostile", options={"block_s": 600})]
+            while failed[-1]["error_name"] == "TIMEOUT":
+                assert len(failed) < TRIES
+                failed.append(await client.load("hostile", options={"block_s": 600}))
+            assert failed[-1]["error_name"] == "WORKER_CRASHED"
+            assert "its event loop did not turn" in failed[-1]["message"]
+            assert (await client.load("hostile"))["is_error"] is False
 
 
 async def test_a_module_that_was_stopped_for_a_while_ends_no_worker(
