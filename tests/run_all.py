@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,11 @@ PLATFORMS: Final = ("linux", "win32", "darwin")
 OLDEST: Final = (3, 10)
 NEWEST_KNOWN: Final = 20
 """The minor version up to which a newer Python is looked for."""
+
+SIDE_BY_SIDE: Final = 2
+"""Processes that share the whole suite, file by file; with more, tests that wait for a moment wait too long."""
+
+WARNING: Final = ("-X", "warn_default_encoding")
 
 STEP_TIMEOUT_S: Final = 1500
 """For the longest step, the whole suite, on a slow machine."""
@@ -85,7 +91,7 @@ def _steps(home: str) -> Iterator[tuple[str, list[str]]]:
     yield "lint", [*_module("ruff"), "check", "."]
     for platform in PLATFORMS:
         yield f"types for {platform}", [*_module("mypy"), "--platform", platform]
-    yield "tests", _pytest()
+    yield "tests", [*_pytest(), "--dist", "loadfile", "--max-worker-restart", "0", "--tx", f"{SIDE_BY_SIDE}*popen//python={_python()}"]
     portable = [name for name in PORTABLE if (CHECKOUT / name).is_file()]
     for version, python in _other_pythons().items():
         words = [python, str(CHECKOUT / "install.py"), "--home", home, "--test", *portable]
@@ -98,7 +104,12 @@ def _module(name: str) -> list[str]:
 
 def _pytest() -> list[str]:
     """With a warning, so an error, for every file that is opened without naming its encoding."""
-    return [sys.executable, "-u", "-X", "warn_default_encoding", "-m", "pytest"]
+    return [sys.executable, "-u", *WARNING, "-m", "pytest"]
+
+
+def _python() -> str:
+    """The same for the processes that share the work: they are told by a line, which is split at spaces."""
+    return shlex.join([sys.executable, *WARNING])
 
 
 def _step(name: str, argv: list[str]) -> Result:
