@@ -109,10 +109,14 @@ async def test_requests_at_once_have_a_connection_each(server: OpenAIServer) -> 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
 @pytest.mark.parametrize("stream", [True, False])
 async def test_thinking_is_kept_apart(server: OpenAIServer, name: str, stream: bool) -> None:
-    server.behaviour = Behaviour(reasoning=("hm", "m"), reasoning_field=name)
+    said = {"content": "Hi", name: "hm"}
+    if stream:
+        server.behaviour = Behaviour(events=(piece(said), piece({}, "stop"), DONE))
+    else:
+        server.behaviour = Behaviour(body=json.dumps({"choices": [{"message": said}]}).encode())
     async with loaded(server.base_url) as adapter:
         events = await collect(adapter, request(stream=stream))
-    assert (reasoning_of(events), text_of(events)) == ("hmm", "Hello there.")
+    assert (reasoning_of(events), text_of(events)) == ("hm", "Hi")
 
 
 async def test_a_content_that_is_a_list_is_text_and_thinking(server: OpenAIServer) -> None:
