@@ -24,7 +24,8 @@ from workers.upstream import Upstream
 __all__ = ["ADAPTER", "AnthropicMessages", "MessagesReply", "build"]
 
 VERSION: Final = "2023-06-01"
-"""The only version of the API there is since; what is new comes under it."""
+"""Under the next one, 2026-10-21, no model takes any sampling; nothing else that is new there is used here.
+A provider's `extra_headers` may name it."""
 USUAL: Final = Quirks(
     chat_path="/messages",
     key_header="x-api-key",
@@ -196,6 +197,8 @@ class MessagesReply(Answer):
             case "message_delta":
                 self._note(value)
                 self._ended(value.get("delta"))
+            case "message_stop":
+                self.reason = self.reason or "stop"
             case "error":
                 raise self.failed(value)
             case _ if "error" in value:

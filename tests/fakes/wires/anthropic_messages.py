@@ -114,6 +114,7 @@ class AnthropicWire(Wire):
             delta("citations_delta", citation={"type": "char_location"}),
             b": a comment\n\n",
             named("a_kind_of_tomorrow", index=0),
+            delta("a_delta_of_tomorrow", text="never"),
             named("content_block_start", index=7, content_block={"type": "redacted_thinking", "data": "x"}),
         )
 

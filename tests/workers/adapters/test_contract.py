@@ -817,8 +817,11 @@ async def test_data_after_the_end_is_not_read(served: Served) -> None:
     ended(await served.ask())
 
 
-async def test_a_server_that_goes_silent_after_its_end_is_not_waited_for(served: Served) -> None:
-    pieces = b"".join(served.wire.events(Behaviour(texts=("Hi",), done=False)))
+@pytest.mark.parametrize("usage", [Usage(7, 3), None], ids=["usage told", "not told"])
+async def test_a_server_that_goes_silent_after_its_end_is_not_waited_for(
+    served: Served, usage: Usage | None
+) -> None:
+    pieces = b"".join(served.wire.events(Behaviour(texts=("Hi",), done=False, usage=usage)))
 
     async def mute(exchange: Exchange) -> None:
         await exchange.head(200, {"Content-Type": served.wire.stream_type}, chunked=True)
