@@ -51,11 +51,20 @@ class AnthropicWire(Wire):
     }
     counts = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens")
     temperature_max = 1.0
-    sees_nothing = (b"null", b"[]", b"{}", b'{"type": "message", "content": null}', b"{nonsense")
+    sees_nothing = (
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"type": "message", "content": null}',
+        b'{"content": []}',
+        b"{nonsense",
+    )
     garbage = (
         b"event: content_block_delta\ndata: {nonsense\n\n",
         b'data: {"type":"content_block_delta","delta":{"type":"text_delta","text":"\xff"}}\n\n',
         b"event: content_block_delta\ndata: [1]\n\n",
+        b"event: content_block_delta\ndata: null\n\n",
+        b"event: content_block_delta\ndata: " + b"[" * 100_000 + b"\n\n",
     )
 
     def events(self, behaviour: Behaviour) -> list[bytes]:

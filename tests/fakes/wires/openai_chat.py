@@ -39,11 +39,16 @@ class OpenAIWire(Wire):
     usual: ClassVar[Mapping[str, str]] = {}
     counts = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens")
     temperature_max = 2.0
-    sees_nothing = (b"null", b"[]", b"{}", b'{"choices": []}', b'{"choices": [null]}', b"{nonsense")
+    sees_nothing = (
+        *(b"null", b"[]", b"{}", b"{nonsense"),
+        *(b'{"choices": []}', b'{"choices": [null]}', b'{"choices": [{"message": "Hi"}]}'),
+    )
     garbage = (
         b"data: {nonsense\n\n",
         b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n',
+        b"data: null\n\n",
         b"data: [1]\n\n",
+        b"data: " + b"[" * 100_000 + b"\n\n",
     )
 
     def events(self, behaviour: Behaviour) -> list[bytes]:
@@ -79,24 +84,39 @@ class OpenAIWire(Wire):
         return json.dumps({"error": {"message": message, "type": "some_error", "code": None}}).encode()
 
     def refusals(self) -> Mapping[str, Refused]:
-        def refused(status: int, code: Code, message: str, word: str | None = None) -> Refused:
-            error = {"message": message, "type": "invalid_request_error", "param": None, "code": word}
+        def refused(
+            status: int,
+            code: Code,
+            message: str,
+            word: str | None = None,
+            kind: str = "invalid_request_error",
+        ) -> Refused:
+            error = {"message": message, "type": kind, "param": None, "code": word}
             return Refused(status, json.dumps({"error": error}).encode(), code)
 
         return {
             "parameter": refused(400, Code.INVALID_PROMPT, "messages: expected a list"),
             "unprocessable": refused(422, Code.INVALID_PROMPT, "temperature must be below 2"),
-            "too long": refused(
+            "too long": refused(400, Code.CONTEXT_TOO_LONG, "x", "context_length_exceeded"),
+            "too long, by type": refused(400, Code.CONTEXT_TOO_LONG, "x", kind="exceed_context_size_error"),
+            "too long, by words": refused(
                 400, Code.CONTEXT_TOO_LONG, "This model's maximum context length is 8 tokens"
             ),
             "too large": refused(413, Code.CONTEXT_TOO_LONG, "Request too large"),
-            "model": refused(404, Code.INVALID_MODEL, "The model `x` does not exist", "model_not_found"),
-            "path": refused(404, Code.UPSTREAM_PROTOCOL, "Unknown request URL"),
-            "key": refused(401, Code.AUTHORIZATION, "Incorrect API key provided", "invalid_api_key"),
-            "region": refused(403, Code.AUTHORIZATION, "Country not supported"),
-            "money": refused(429, Code.QUOTA, "You exceeded your current quota", "insufficient_quota"),
-            "credit": refused(402, Code.QUOTA, "Insufficient Balance"),
             "filter": refused(400, Code.CONTENT_FILTERED, "x", "content_filter"),
+            "filter, by words": refused(400, Code.CONTENT_FILTERED, "Content Exists Risk"),
+            "law": refused(451, Code.CONTENT_FILTERED, "x"),
+            "model": refused(404, Code.INVALID_MODEL, "The model `x` does not exist", "model_not_found"),
+            "model, by words": refused(404, Code.INVALID_MODEL, "model 'x' not found, try pulling it first"),
+            "model, at 400": refused(400, Code.INVALID_MODEL, "x is not a valid model ID"),
+            "path": refused(404, Code.UPSTREAM_PROTOCOL, "Unknown request URL"),
+            "method": refused(405, Code.UPSTREAM_PROTOCOL, "Not allowed"),
+            "key": refused(401, Code.AUTHORIZATION, "Incorrect API key provided", "invalid_api_key"),
+            "key, at 400": refused(400, Code.AUTHORIZATION, "Incorrect API key provided"),
+            "region": refused(403, Code.AUTHORIZATION, "Country not supported"),
+            "quota": refused(429, Code.QUOTA, "You exceeded your current quota", "insufficient_quota"),
+            "quota, at 403": refused(403, Code.QUOTA, "x", "insufficient_quota"),
+            "credit": refused(402, Code.QUOTA, "Insufficient Balance"),
         }
 
     def stream_errors(self) -> Mapping[bytes, Code]:
@@ -105,6 +125,12 @@ class OpenAIWire(Wire):
             event({"error": {"message": "x", "type": "server_error"}}): Code.UPSTREAM_ERROR,
             event({"error": {"message": "context length exceeded"}}): Code.CONTEXT_TOO_LONG,
             event({"message": "x", "code": 503}, "error"): Code.UPSTREAM_ERROR,
+            b"event: error\ndata: oops\n\n": Code.UPSTREAM_ERROR,
+            event({"error": {"message": "x", "code": 502}}): Code.UPSTREAM_ERROR,
+            event({"error": {"message": "x", "code": "429"}}): Code.RATE_LIMITED,
+            event({"error": "overloaded", "choices": []}): Code.UPSTREAM_ERROR,
+            event({"object": "error", "message": "x", "code": 400}): Code.INVALID_PROMPT,
+            piece({}, "error"): Code.UPSTREAM_ERROR,
         }
 
     def models(self, names: Sequence[str], received: Received) -> bytes:
