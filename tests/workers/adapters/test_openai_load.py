@@ -20,8 +20,6 @@ from tests.fakes.openai_server import WAIT_S, Behaviour, Exchange, OpenAIServer
 from workers.adapter import AdapterError, LoadRequest
 from workers.codes import Code
 
-DONE = b"data: [DONE]\n\n"
-
 
 @pytest.mark.parametrize(
     "listed",
