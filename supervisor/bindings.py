@@ -67,6 +67,7 @@ class Bindings:
         self._write = write
         self._loop = asyncio.get_running_loop()
         self._pending: dict[int, _PendingBind] = {}
+        self._over: WorkerError | None = None
         self.bound: set[int] = set()
 
     @property
@@ -89,6 +90,8 @@ class Bindings:
         Raises:
             WorkerError: the provider refused, could not be reached, or the worker died.
         """
+        if self._over is not None:  # the worker died between being ready and this
+            raise self._over
         pending = _PendingBind(self._loop.create_future(), on_progress)
         self._pending[binding.id] = pending
         body = {
@@ -164,7 +167,8 @@ class Bindings:
             pending.done.set_exception(ProviderError(failure))
 
     def end_all(self, error: WorkerError) -> None:
-        """The worker is no more: whoever waits for a bind gets `error`."""
+        """The worker is no more: whoever waits for a bind, or asks for one later, gets `error`."""
+        self._over = error
         for pending in self._pending.values():
             if not pending.done.done():
                 pending.done.set_exception(error)

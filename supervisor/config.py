@@ -23,12 +23,13 @@ from urllib.parse import urlsplit
 
 import tomli
 
+from supervisor.access import LOOPBACK_NAMES, Access
 from supervisor.errors import SettingsError
 from supervisor.health import HealthLimits
 from supervisor.home import Home, find_home
 from supervisor.jobs import Limits
 from supervisor.restarts import PoolLimits
-from supervisor.server import LOOPBACK_NAMES, Access, ServerLimits
+from supervisor.server import ServerLimits
 from supervisor.worker import WorkerLimits
 
 __all__ = ["DEFAULT_PORT", "Settings", "Variables", "load_settings"]

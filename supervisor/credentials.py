@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import urlsplit
 
+from supervisor.access import LOOPBACK_NAMES
 from supervisor.bindings import Binding
 from supervisor.catalog import Provider
 from supervisor.config import Settings
 from supervisor.errors import ClientError
 from supervisor.messages import Load
-from supervisor.server import LOOPBACK_NAMES
 from workers.codes import Code
 
 __all__ = ["binding_for"]

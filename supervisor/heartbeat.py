@@ -55,6 +55,8 @@ class HeartbeatLimits:
     hung_s: float
     busy_hung_s: float
     """The same as `hung_s` for one that still uses the processor: an engine may compute for minutes."""
+    load_s: float
+    """The most that a load may take without a sign of life; then it excuses nothing any more."""
 
 
 class Pulse:
@@ -65,7 +67,12 @@ class Pulse:
         self._interval_s = interval_s
         self._serial = 0
         self._sent: deque[tuple[int, float]] = deque(maxlen=PINGS_KEPT)
-        self._answered = {"thread": now, "loop": now}
+        self._heard = {"thread": now, "loop": now}
+        """When the newest ping was sent that it answered so."""
+        self._answered = dict(self._heard)
+        """The same, or a later moment up to which its silence is excused."""
+        self._worked = now
+        """The last beat at which it used the processor."""
         self._last_beat = now
         self._reported = False
         self.condition = Condition.WELL
@@ -83,30 +90,31 @@ class Pulse:
         sent = next((at for number, at in self._sent if number == serial), None)
         if sent is None or source not in self._answered:
             return
+        self._heard[source] = max(sent, self._heard[source])
         self._answered[source] = max(sent, self._answered[source])
         if source == "loop":
             self.round_trip_s = now - sent
             while self._sent and self._sent[0][0] < serial:
                 self._sent.popleft()
 
-    def excuse(self, now: float) -> None:
-        """It has a reason not to answer (a load): its silence begins anew."""
-        self._answered = dict.fromkeys(self._answered, now)
-
     def silence_s(self, now: float) -> float:
         """For how long it has not answered in both ways."""
         return now - min(self._answered.values())
 
-    def judge(self, now: float, *, cpu_percent: float | None) -> Verdict:
+    def judge(self, now: float, *, cpu_percent: float | None, loading: bool) -> Verdict:
         """A beat: takes the condition from what is known now, and says what to do."""
         self._allow_for_our_sleep(now)
+        if loading:
+            self._excuse(now)
+        if cpu_percent is not None and cpu_percent >= BUSY_PERCENT:
+            self._worked = now
         self.condition = self._look(now, cpu_percent)
         silence_s = self.silence_s(now)
         if self.condition is Condition.WELL:
             self._reported = False
             return Verdict.NOTHING
-        working = cpu_percent is not None and cpu_percent >= BUSY_PERCENT
-        if silence_s >= (self._limits.busy_hung_s if working else self._limits.hung_s):
+        idle_s = min(silence_s, now - self._worked)
+        if silence_s >= self._limits.busy_hung_s or idle_s >= self._limits.hung_s:
             return Verdict.END
         if self._reported:
             return Verdict.NOTHING
@@ -117,7 +125,18 @@ class Pulse:
         late_s = now - self._last_beat - self._interval_s
         self._last_beat = now
         if late_s > self._interval_s * (LATE_BEATS - 1):
-            self._answered = {source: at + late_s for source, at in self._answered.items()}
+            self._worked = min(self._worked + late_s, now)
+            for times in (self._heard, self._answered):
+                times.update({source: min(at + late_s, now) for source, at in times.items()})
+
+    def _excuse(self, now: float) -> None:
+        """It has a reason not to answer (a load): its silence begins anew.
+
+        No load is silent for longer than its own time limit. Without this bound a client that loads again
+        and again would keep a stuck worker alive.
+        """
+        if now - min(self._heard.values()) < self._limits.load_s:
+            self._answered = dict.fromkeys(self._answered, now)
 
     def _look(self, now: float, cpu_percent: float | None) -> Condition:
         if self.silence_s(now) < self._limits.report_s:

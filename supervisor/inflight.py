@@ -77,6 +77,7 @@ class Requests:
         self._write = write
         self._loop = asyncio.get_running_loop()
         self._open: dict[int, _Open] = {}
+        self._over: Failure | None = None
         self.finished = 0
 
     def __len__(self) -> int:
@@ -87,6 +88,9 @@ class Requests:
 
         `accepted` is the loop's time at which the client asked; its deadline counts from then.
         """
+        if self._over is not None:  # the worker died between being ready and this
+            sink.ended(number, Outcome(self._over))
+            return
         entry = _Open(sink, job, accepted, self._loop.time(), last_life=accepted)
         self._open[number] = entry
         self._write(wire.parts(number, binding, wire.pack_body(dict(job.body))))
@@ -102,7 +106,8 @@ class Requests:
         self._arm(entry, self._loop.time() + LET_GO_S, self._not_let_go, number)
 
     def end_all(self, failure: Failure) -> None:
-        """The worker is no more: everything that it had is over."""
+        """The worker is no more: everything that it had is over, and what comes later ends at once."""
+        self._over = failure
         for number in list(self._open):
             self._settle(number, Outcome(failure))
 

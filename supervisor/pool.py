@@ -11,10 +11,9 @@ import asyncio
 import logging
 import math
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from supervisor.bindings import Binding
 from supervisor.catalog import Provider
@@ -23,16 +22,14 @@ from supervisor.errors import BootError, Failure, ModuleError, WorkerError, fail
 from supervisor.health import WorkerHealth
 from supervisor.inflight import Sink
 from supervisor.jobs import Job
-from supervisor.restarts import PoolLimits, Restarts
+from supervisor.restarts import PoolLimits
+from supervisor.slots import ReportProgress, Slot
 from supervisor.worker import Death, Worker, WorkerState
 from workers.codes import Code
 
 __all__ = ["LoadOptions", "Pool", "ReportProgress"]
 
 log = logging.getLogger(__name__)
-
-ReportProgress: TypeAlias = "Callable[[str, str, float | None], None]"
-"""phase, sentence, fraction."""
 
 
 class MakeWorker(Protocol):
@@ -52,53 +49,13 @@ class LoadOptions:
     preload_model: str | None = None
 
 
-class _Slot:
-    """One provider's worker, over its deaths."""
-
-    def __init__(self, provider: Provider, limits: PoolLimits) -> None:
-        self.provider = provider
-        self.history = Restarts(limits)
-        self.worker: Worker | None = None
-        self.starting: asyncio.Task[Worker] | None = None
-        self.restarting: asyncio.Task[None] | None = None
-        self.bindings: dict[int, Binding] = {}
-        self.locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """One bind of a binding at a time: a load and a restart must not overtake each other."""
-        self.waiting: dict[int, tuple[Sink, asyncio.Task[None]]] = {}
-        """Generations that wait for a restart; whoever takes one out has to end it or hand it over."""
-        self.listeners: set[ReportProgress] = set()
-        self.stopping: set[asyncio.Task[None]] = set()
-        """Workers that nobody used any more, on their way out."""
-        self.idle: asyncio.TimerHandle | None = None
-        self.finished = 0
-        """Requests of the workers that are no more."""
-        self.rests = False
-        """Whether the last worker was stopped because nobody used it."""
-        self.timings_ms: dict[str, int] = {}
-        self.last_error: str | None = None
-        self.last_failure = Failure(Code.UNEXPECTED, "")
-        """Of a start."""
-        self.down = False
-
-    def take_worker(self) -> Worker | None:
-        """The worker, which is the slot's no longer."""
-        worker, self.worker = self.worker, None
-        if worker is not None:
-            self.finished += worker.requests.finished
-        return worker
-
-    def report(self, phase: str, message: str, fraction: float | None) -> None:
-        for listener in list(self.listeners):
-            listener(phase, message, fraction)
-
-
 class Pool:
     """All workers of the module."""
 
     def __init__(self, make_worker: MakeWorker, limits: PoolLimits) -> None:
         self._make_worker = make_worker
         self._limits = limits
-        self._slots: dict[str, _Slot] = {}
+        self._slots: dict[str, Slot] = {}
         self._loop = asyncio.get_running_loop()
         self._closing = False
 
@@ -112,8 +69,9 @@ class Pool:
         Raises:
             ModuleError: the environment, the worker or the provider refused.
         """
-        slot = self._slots.setdefault(provider.id, _Slot(provider, self._limits))
+        slot = self._slots.setdefault(provider.id, Slot(provider, self._limits))
         slot.listeners.add(report)
+        self._keep_or_stop(slot)
         slot.down = False  # a load by hand is always worth one try
         try:
             fresh = slot.worker is None
@@ -130,6 +88,8 @@ class Pool:
             raise
         finally:
             slot.listeners.discard(report)
+            if binding.id not in slot.bindings:
+                slot.locks.pop(binding.id, None)
             self._keep_or_stop(slot)
         timings = {
             **(slot.timings_ms if fresh else {"provision": 0, "start": 0, "import": 0}),
@@ -138,7 +98,7 @@ class Pool:
         }
         return LoadResult(bound.models, timings, bound.warnings)
 
-    async def _running(self, slot: _Slot) -> Worker:
+    async def _running(self, slot: Slot) -> Worker:
         """The slot's worker, started if there is none; all who ask meanwhile wait for the same start."""
         if slot.worker is not None and slot.worker.state is WorkerState.READY:
             return slot.worker
@@ -152,7 +112,7 @@ class Pool:
             slot.starting.add_done_callback(_retrieved)
         return await asyncio.shield(slot.starting)
 
-    async def _start(self, slot: _Slot) -> Worker:
+    async def _start(self, slot: Slot) -> Worker:
         begun = self._loop.time()
         try:
             slot.report("provision", f"Looking for the environment of {slot.provider.name}.", None)
@@ -174,9 +134,11 @@ class Pool:
         slot.worker = worker
         slot.rests = False
         slot.history.started()
+        slot.may_start.set()
+        self._keep_or_stop(slot)  # those who waited for it may be gone
         return worker
 
-    async def _booted(self, slot: _Slot, worker: Worker) -> Worker:
+    async def _booted(self, slot: Slot, worker: Worker) -> Worker:
         """The worker, started, or another one, where the first died before it could say why."""
         name = slot.provider.name
         slot.report("start", f"Starting the worker of {name}.", None)
@@ -204,7 +166,7 @@ class Pool:
             slot.worker.bindings.unbind(binding)
         self._keep_or_stop(slot)
 
-    def _keep_or_stop(self, slot: _Slot) -> None:
+    def _keep_or_stop(self, slot: Slot) -> None:
         """A worker that no connection uses is kept for a while, since one may come back."""
         if slot.idle is not None:
             slot.idle.cancel()
@@ -212,7 +174,7 @@ class Pool:
         if not slot.bindings and not slot.listeners:
             slot.idle = self._loop.call_later(self._limits.idle_s, self._stop_idle, slot)
 
-    def _stop_idle(self, slot: _Slot) -> None:
+    def _stop_idle(self, slot: Slot) -> None:
         worker = slot.take_worker()
         if worker is not None:
             slot.rests = True
@@ -236,7 +198,7 @@ class Pool:
         task.add_done_callback(lambda done: self._waited(slot, number, done))
 
     def _hand_over(
-        self, slot: _Slot, worker: Worker, binding: int, number: int, job: Job, sink: Sink, accepted: float
+        self, slot: Slot, worker: Worker, binding: int, number: int, job: Job, sink: Sink, accepted: float
     ) -> None:
         if worker.swamped:
             busy = f"{slot.provider.name} has {len(worker.requests)} open requests already."
@@ -244,7 +206,7 @@ class Pool:
             return
         worker.requests.start(number, binding, job, sink, accepted=accepted)
 
-    async def _when_running(self, slot: _Slot, binding: int, number: int, job: Job, accepted: float) -> None:
+    async def _when_running(self, slot: Slot, binding: int, number: int, job: Job, accepted: float) -> None:
         """A generation that came while its worker was down: it waits, within its own timeout."""
         worker: Worker | None = None
         try:
@@ -255,13 +217,15 @@ class Pool:
             failure = Failure(Code.TIMEOUT, late)
         except ModuleError as exc:
             failure = failure_of(exc)
+        if number not in slot.waiting:  # it was ended, in the very moment in which its wait was over
+            return
         sink, _ = slot.waiting.pop(number)
         if worker is None:
             sink.ended(number, Outcome(failure))
         else:
             self._hand_over(slot, worker, binding, number, job, sink, accepted)
 
-    def _waited(self, slot: _Slot, number: int, task: asyncio.Task[None]) -> None:
+    def _waited(self, slot: Slot, number: int, task: asyncio.Task[None]) -> None:
         """The end of a wait: whoever was neither started nor told by then met a bug of ours, and is told."""
         exc = None if task.cancelled() else task.exception()
         if exc is not None:
@@ -270,10 +234,11 @@ class Pool:
             sink, _ = slot.waiting.pop(number)
             sink.ended(number, Outcome(failure_of(exc or asyncio.CancelledError())))
 
-    async def _bound(self, slot: _Slot, binding: int) -> Worker:
+    async def _bound(self, slot: Slot, binding: int) -> Worker:
         """The worker, running and knowing that binding."""
         if slot.down:
             raise WorkerError(self._down_words(slot), code=Code.PROVIDER_DOWN)
+        await slot.may_start.wait()
         worker = await self._running(slot)
         if binding in worker.bindings.bound:
             return worker
@@ -313,6 +278,8 @@ class Pool:
         slot.last_error = death.words
         uptime_s = time.monotonic() - worker.started_at
         pause_s = slot.history.died(self._loop.time(), uptime_s=uptime_s)
+        if slot.restarting is not None:
+            slot.restarting.cancel()  # one that still waits: somebody else has started the worker meanwhile
         if self._closing or not slot.bindings:
             return
         if pause_s is None:
@@ -322,11 +289,10 @@ class Pool:
                 *(slot.provider.id, slot.history.recent_deaths, death.words),
             )
             return
-        if slot.restarting is not None:
-            slot.restarting.cancel()  # one that still waits: somebody else has started the worker meanwhile
+        slot.may_start.clear()
         slot.restarting = asyncio.create_task(self._restart(slot, pause_s))
 
-    async def _restart(self, slot: _Slot, pause_s: float) -> None:
+    async def _restart(self, slot: Slot, pause_s: float) -> None:
         log.info(
             "worker restarting provider=%s n=%d of=%d pause_s=%g",
             slot.provider.id,
@@ -335,6 +301,9 @@ class Pool:
             pause_s,
         )
         await asyncio.sleep(pause_s)
+        slot.may_start.set()
+        if not slot.bindings:  # its last client left meanwhile
+            return
         try:
             worker = await self._running(slot)
         except ModuleError as exc:
@@ -351,7 +320,7 @@ class Pool:
                 slot.last_error = exc.message
                 log.warning("binding not given anew provider=%s reason=%r", slot.provider.id, exc.message)
 
-    def _down_words(self, slot: _Slot) -> str:
+    def _down_words(self, slot: Slot) -> str:
         return (
             f"{slot.provider.name} is down: its worker died {slot.history.recent_deaths} times in "
             f"{self._limits.restart_window_s:g} s. Last: {slot.last_error} Load it to try once more."
@@ -359,7 +328,7 @@ class Pool:
 
     def snapshot(self) -> list[WorkerHealth]:
         """What operators want to know of every worker."""
-        return [_described(slot) for slot in self._slots.values()]
+        return [slot.health() for slot in self._slots.values()]
 
     async def close(self) -> None:
         """Ends every worker and every start, side by side; each step in it is bounded."""
@@ -380,46 +349,6 @@ class Pool:
             if slot.worker is not None:
                 tasks.append(asyncio.ensure_future(slot.worker.stop()))
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _described(slot: _Slot) -> WorkerHealth:
-    worker = slot.worker
-    return WorkerHealth(
-        provider=slot.provider.id,
-        state=_state(slot),
-        pid=worker.pid if worker is not None else None,
-        uptime_s=round(time.monotonic() - worker.started_at, 3) if worker is not None else 0.0,
-        restarts=slot.history.total_restarts,
-        deaths=slot.history.total_deaths,
-        open_requests=len(worker.requests) if worker is not None else 0,
-        finished_requests=slot.finished + (worker.requests.finished if worker is not None else 0),
-        **_vital_signs(worker),
-        last_error=slot.last_error,
-    )
-
-
-def _state(slot: _Slot) -> str:
-    if slot.starting is not None:
-        return "starting"
-    if slot.worker is not None:
-        return slot.worker.state.value
-    if slot.down:
-        return "down"
-    return "idle" if slot.rests else "dead"
-
-
-def _vital_signs(worker: Worker | None) -> dict[str, Any]:
-    watch = worker.watch if worker is not None else None
-    if watch is None:
-        return {}
-    round_trip_s = watch.pulse.round_trip_s
-    return {
-        "condition": watch.pulse.condition.value,
-        "heartbeat_ms": None if round_trip_s is None else round(round_trip_s * 1000, 2),
-        "memory_bytes": watch.memory_bytes,
-        "cpu_s": None if watch.cpu_s is None else round(watch.cpu_s, 2),
-        "cpu_percent": watch.cpu_percent,
-    }
 
 
 def _not_yet(failure: Failure, wait_s: float) -> ModuleError:

@@ -1,4 +1,4 @@
-"""Moves text between sockets and clients: who may connect, the WebSocket, and one client's outbox.
+"""Moves text between sockets and clients: the WebSocket, and one client's outbox. Access is access.py's.
 
 A plain GET of one of pages.py's paths is answered on the same port, and is no client.
 
@@ -10,38 +10,33 @@ that stops reading can be dropped at once (websockets' own `close()` waits for s
 from __future__ import annotations
 
 import asyncio
-import hmac
 import http
 import ipaddress
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
-from urllib.parse import urlsplit
 
-from websockets.datastructures import Headers
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from supervisor.access import Access
 from supervisor.pages import Answer, Question, asked
 
-__all__ = ["LOOPBACK_NAMES", "Access", "ClientPort", "Connection", "Server", "ServerLimits"]
+__all__ = ["ClientPort", "Connection", "Server", "ServerLimits"]
 
 log = logging.getLogger(__name__)
 
 SUBPROTOCOL: Final = Subprotocol("waifu.llm")
-TOKEN_SUBPROTOCOL: Final = "waifu.token."  # noqa: S105  # a prefix, not a secret
-LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost", "::1")
 WRITE_HIGH_BYTES: Final = 64 << 10
 """Above this much unsent, a client counts as not reading; its streams then stop getting credit."""
 GOING_AWAY: Final = 1001
 CLOSE_TIMEOUT_S: Final = 1.0
 """For the other side's close frame; a desktop application must not wait longer for us to end."""
-LOG_SHOWN_CHARS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,46 +50,6 @@ class ServerLimits:
     ping_interval_s: float = 20.0
     stall_timeout_s: float = 5.0
     """A client whose socket takes nothing for this long while something waits is dropped."""
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Who may connect (protocol, section 6)."""
-
-    origins: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()
-    token: str | None = field(default=None, repr=False)
-
-    def refusal(self, headers: Headers, *, token: bool = True) -> tuple[http.HTTPStatus, str] | None:
-        """The status and the reason with which a request is refused, or None; `token`: it needs one."""
-        origins = headers.get_all("Origin")
-        if origins and not (len(origins) == 1 and origins[0] in self.origins):
-            shown = origins[0][:LOG_SHOWN_CHARS]
-            return http.HTTPStatus.FORBIDDEN, f"Origin {shown!r} is not allowed; --allow-origin {shown} would"
-        hosts = headers.get_all("Host")
-        if len(hosts) != 1 or not self._known_host(hosts[0]):
-            shown = hosts[0][:LOG_SHOWN_CHARS] if hosts else ""
-            return http.HTTPStatus.MISDIRECTED_REQUEST, f"Host {shown!r} is not a loopback name"
-        if token and self.token is not None and not self._has_token(headers):
-            return http.HTTPStatus.UNAUTHORIZED, "the token is missing or wrong"
-        return None
-
-    def _known_host(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname
-        except ValueError:
-            return False
-        return name is not None and (name in LOOPBACK_NAMES or name in self.hosts)
-
-    def _has_token(self, headers: Headers) -> bool:
-        wanted = (self.token or "").encode()
-        offered = [value.strip().encode() for value in _subprotocols(headers)]
-        prefix = TOKEN_SUBPROTOCOL.encode()
-        given = [value.removeprefix(prefix) for value in offered if value.startswith(prefix)]
-        scheme, _, bearer = headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            given.append(bearer.strip().encode())
-        return any(hmac.compare_digest(value, wanted) for value in given)
 
 
 class ClientPort(Protocol):
@@ -408,11 +363,6 @@ class Server:
 _NO_ANSWER: Final = Answer("something went wrong\n", http.HTTPStatus.INTERNAL_SERVER_ERROR)
 _WS_LOG: Final = logging.getLogger("websockets")
 _WS_LOG.setLevel(logging.WARNING)
-
-
-def _subprotocols(headers: Headers) -> list[str]:
-    values = headers.get_all("Sec-WebSocket-Protocol")
-    return [name.strip() for value in values for name in value.split(",")]
 
 
 def _select_subprotocol(_protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:

@@ -265,6 +265,10 @@ if sys.platform == "win32":
             return self
 
         def __exit__(self, *_: object) -> None:
+            self.close()
+
+        def close(self) -> None:
+            """Gives the handle back, which ends whatever is still in the job."""
             self._kernel.CloseHandle(self._handle)
 
         def add(self, child: subprocess.Popen[bytes]) -> None:
@@ -494,6 +498,7 @@ class Group:
         """Lets a worker that is stuck write its stacks and die; Windows cannot, and does nothing."""
         if sys.platform != "win32":
             self._signal(os.kill, self.worker, signal.SIGABRT)
+            self._signal(os.kill, self.worker, signal.SIGCONT)  # else one that was stopped would not hear it
 
     def end(self) -> None:
         """Ends all of them, by way of the nanny; their exit status stays true."""
@@ -509,6 +514,11 @@ class Group:
         else:
             self._signal(os.killpg, self.worker, signal.SIGKILL)
             self._signal(os.killpg, self._nanny, signal.SIGKILL)
+
+    def close(self) -> None:
+        """The process is over: gives back what the system keeps for it. Nothing is called after this."""
+        if sys.platform == "win32":
+            self._job.close()
 
     if sys.platform != "win32":
 
@@ -575,20 +585,22 @@ class Sampler:
     def __init__(self, pid: int) -> None:
         import psutil  # not at the top: the way to the ready line does not pay for it
 
-        self._gone = psutil.Error
+        self._open = psutil.Process
+        self._unknown = (psutil.Error, OSError)  # OSError: we have no descriptor left to look with
+        self._pid = pid
         self._process: psutil.Process | None = None
-        with contextlib.suppress(psutil.Error):
-            self._process = psutil.Process(pid)
 
     def sample(self) -> Sample | None:
-        """What it uses now, some 30 µs; None when it is gone."""
+        """What it uses now, some 30 µs; None when nobody can tell: it is gone, or may not be looked at."""
         try:
-            if self._process is None or not self._process.is_running():
+            if self._process is None:
+                self._process = self._open(self._pid)
+            if not self._process.is_running():
                 return None
             with self._process.oneshot():
                 times = self._process.cpu_times()
                 return Sample(int(self._process.memory_info().rss), float(times.user + times.system))
-        except self._gone:
+        except self._unknown:
             return None
 
 

@@ -39,6 +39,8 @@ class WatchLimits:
     memory_soft_mb: int
     memory_hard_mb: int
     """0: no limit."""
+    memory_setting: str
+    """Where an operator changes it."""
 
 
 class Watched(Protocol):
@@ -73,35 +75,34 @@ class Watch:
         self.cpu_percent: float | None = None
 
     async def run(self) -> None:
-        """Until it is cancelled, which is safe, or the process is gone."""
+        """Until it is cancelled, which is safe at any time."""
         sampler = await asyncio.to_thread(spawn.Sampler, self._pid)
         step_s = min(SAMPLE_S, self._limits.heartbeat_s)
         beat_at = sampled_at = self._loop.time()
-        while self._sample(sampler, self._loop.time() - sampled_at):
+        while True:
+            self._sample(sampler, self._loop.time() - sampled_at)
             sampled_at = self._loop.time()
             if sampled_at >= beat_at:
                 self._beat(sampled_at)
                 beat_at = max(beat_at + self._limits.heartbeat_s, sampled_at)
             await asyncio.sleep(step_s)
 
-    def _sample(self, sampler: spawn.Sampler, elapsed_s: float) -> bool:
-        """Whether the process is still there to be sampled."""
+    def _sample(self, sampler: spawn.Sampler, elapsed_s: float) -> None:
         sample = sampler.sample()
-        if sample is None:
-            return False
+        if sample is None:  # its silence is judged all the same
+            self.memory_bytes = self.cpu_s = self.cpu_percent = None
+            return
         if self.cpu_s is not None and elapsed_s > 0:
             self.cpu_percent = round(100 * (sample.cpu_s - self.cpu_s) / elapsed_s, 1)
         self.memory_bytes, self.cpu_s = sample
         self._judge_memory(sample.memory_bytes)
-        return True
 
     def _judge_memory(self, memory_bytes: int) -> None:
         memory_mb = memory_bytes // MB
         hard_mb, soft_mb = self._limits.memory_hard_mb, self._limits.memory_soft_mb
         if hard_mb and memory_mb > hard_mb:
-            words = (
-                f"it used {memory_mb} MB of memory, over the limit of {hard_mb} MB (worker.memory_hard_mb)"
-            )
+            setting = self._limits.memory_setting
+            words = f"it used {memory_mb} MB of memory, over the limit of {hard_mb} MB ({setting})"
             self._worker.end(words, code=Code.OUT_OF_MEMORY, hung=False)
         elif soft_mb and memory_mb > soft_mb and not self._warned_of_memory:
             self._warned_of_memory = True
@@ -109,14 +110,10 @@ class Watch:
                 "worker grows provider=%s pid=%d memory_mb=%d soft_mb=%d hard_mb=%d",
                 *(self._provider, self._pid, memory_mb, soft_mb, hard_mb),
             )
-        elif memory_mb < soft_mb:
-            self._warned_of_memory = False
 
     def _beat(self, now: float) -> None:
         pulse = self.pulse
-        if self._worker.is_excused():
-            pulse.excuse(now)
-        verdict = pulse.judge(now, cpu_percent=self.cpu_percent)
+        verdict = pulse.judge(now, cpu_percent=self.cpu_percent, loading=self._worker.is_excused())
         silence_s = pulse.silence_s(now)
         if verdict is Verdict.REPORT:
             log.warning(

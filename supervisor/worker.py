@@ -14,7 +14,8 @@ import enum
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -26,6 +27,7 @@ from supervisor.errors import BootError, Failure, WorkerError
 from supervisor.heartbeat import HeartbeatLimits
 from supervisor.inflight import Requests, code_of
 from supervisor.lastwords import LastWords
+from supervisor.stopping import Stopping, within
 from supervisor.watch import Watch, WatchLimits
 from workers import wire
 from workers.codes import Code
@@ -38,14 +40,6 @@ _T = TypeVar("_T")
 
 DRAIN_S: Final = 0.2
 """After a death, for what the worker had still written; a grandchild may hold the pipe open for ever."""
-STOP_ASK_S: Final = 0.5
-"""A worker has nothing to save: what it does when asked takes milliseconds, or does not happen."""
-STOP_END_S: Final = 1.5
-"""For its nanny, who gives what the worker had started a second."""
-STOP_KILL_S: Final = 2.0
-"""Asked, ended, killed: four seconds in all, the most that a desktop application wants to wait."""
-ABORT_S: Final = 1.0
-"""For a stuck worker to write its stacks before it is ended; it takes some 2 ms."""
 _STDOUT: Final = 1
 _STDERR: Final = 2
 STDIN_MAX_BYTES: Final = 16 << 20
@@ -90,9 +84,12 @@ class WorkerLimits:
         engine = provider.is_engine
         return WatchLimits(
             self.heartbeat_s,
-            HeartbeatLimits(self.report_s, self.hung_s, self.engine_hung_s if engine else self.hung_s),
+            HeartbeatLimits(
+                self.report_s, self.hung_s, self.engine_hung_s if engine else self.hung_s, self.bind_s
+            ),
             memory_soft_mb=0 if engine else self.memory_soft_mb,
             memory_hard_mb=self.engine_memory_mb if engine else self.memory_hard_mb,
+            memory_setting="worker.engine_memory_mb" if engine else "worker.memory_hard_mb",
         )
 
 
@@ -150,6 +147,7 @@ class Worker:
         self._decoder = wire.Decoder(wire.UP)
         self._process: asyncio.SubprocessTransport | None = None
         self._group: spawn.Group | None = None
+        self._stopping: Stopping | None = None
         self._hello: asyncio.Future[wire.Hello] = self._loop.create_future()
         self._ready: asyncio.Future[wire.Ready] = self._loop.create_future()
         self.requests = Requests(provider.name, self._write)
@@ -159,7 +157,8 @@ class Worker:
         self._stdout_ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         """Its watch, its end when it is stuck, its death: each ends by itself or with the process."""
-        self._oom_kills = spawn.oom_kills()
+        self._oom_kills = deque([spawn.oom_kills()], maxlen=2)
+        """At the last two pings: what the system ended before that was somebody else."""
         self.watch: Watch | None = None
         self._watching: asyncio.Task[None] | None = None
         self.dead = asyncio.Event()
@@ -211,6 +210,7 @@ class Worker:
         self._process = process
         self.pid = process.get_pid()
         self._group = spawn.Group(process.get_extra_info("subprocess"))
+        self._stopping = Stopping(self._group, self.dead)
 
     async def _awaited(
         self, future: asyncio.Future[_T], timeout_s: float, what: str, error: type[WorkerError]
@@ -219,7 +219,8 @@ class Worker:
         done, _ = await asyncio.wait({future}, timeout=timeout_s)
         if done:
             return future.result()
-        await self._abort()  # the log then says what it was waiting for
+        if self._stopping is not None:
+            await self._stopping.abort()  # the log then says what it was waiting for
         raise error(f"The worker of {self.provider.name} {what} within {timeout_s:g} s.")
 
     def _check_hello(self, hello: wire.Hello) -> None:
@@ -251,26 +252,17 @@ class Worker:
         """
         if self._state in (WorkerState.STARTING, WorkerState.READY):
             self._move(WorkerState.STOPPING)
-        if self._process is None or self._group is None:
+        if self._process is None or self._stopping is None:
             self._finish(Death(Code.INTERRUPT, "never started", None))
             return
-        steps: tuple[tuple[str, Callable[[], None], float], ...] = (
-            ("asked", self._ask_to_stop, STOP_ASK_S),
-            ("ended", self._group.end, STOP_END_S),
-            ("killed", self._group.kill, STOP_KILL_S),
-        )
-        for name, step, wait_s in steps:
-            if self.dead.is_set():
-                break
-            step()
-            if await _within(self.dead.wait(), wait_s):
-                log.info(
-                    "worker stopped provider=%s pid=%s reason=%s step=%s",
-                    *(self.provider.id, self.pid, reason, name),
-                )
-                break
-        else:
+        step = await self._stopping.stop(self._ask_to_stop)
+        if step == "survived":
             log.error("worker survived being killed provider=%s pid=%s", self.provider.id, self.pid)
+        elif step is not None:
+            log.info(
+                "worker stopped provider=%s pid=%s reason=%s step=%s",
+                *(self.provider.id, self.pid, reason, step),
+            )
 
     def _ask_to_stop(self) -> None:
         self._write([wire.Shutdown()])
@@ -280,26 +272,11 @@ class Worker:
 
     def end(self, words: str, *, code: Code = Code.WORKER_CRASHED, hung: bool = False) -> None:
         """Ends a worker that must not go on: it dies of `words`. One that hangs leaves its stacks first."""
-        if self._fault is not None or self._group is None:
+        if self._fault is not None or self._stopping is None:
             return
         log.error("worker at fault provider=%s pid=%s reason=%r", self.provider.id, self.pid, words)
         self._fault = Death(code, words, None)
-        self._own(self._put_down(self._group, hung=hung))
-
-    async def _put_down(self, group: spawn.Group, *, hung: bool) -> None:
-        if hung:
-            await self._abort()
-        for step, wait_s in ((group.end, STOP_END_S), (group.kill, STOP_KILL_S)):
-            if self.dead.is_set():
-                return
-            step()
-            await _within(self.dead.wait(), wait_s)
-
-    async def _abort(self) -> None:
-        """Makes it write its stacks and die, if it still can."""
-        if self._group is not None and self._group.worker is not None:
-            self._group.abort()
-            await _within(self.dead.wait(), ABORT_S)
+        self._own(self._stopping.put_down(hung=hung))
 
     def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
@@ -311,6 +288,7 @@ class Worker:
 
     def ping(self, serial: int) -> None:
         """Sends a ping."""
+        self._oom_kills.append(spawn.oom_kills())
         self._write([wire.Ping(serial)])
 
     def ask_for_stacks(self) -> None:
@@ -347,11 +325,12 @@ class Worker:
 
     async def _die(self) -> None:
         """Reads what the worker had still written, then ends everything it had."""
-        await _within(self._stdout_ended.wait(), DRAIN_S)
+        await within(self._stdout_ended.wait(), DRAIN_S)
         process = self._process
         returncode = process.get_returncode() if process is not None else None
         if self._group is not None:
             self._group.kill()  # what it started goes with it, should its nanny have been killed
+            self._group.close()
         if process is not None:
             process.close()
         expected = self._state is WorkerState.STOPPING
@@ -366,7 +345,7 @@ class Worker:
         if expected:
             return Death(Code.INTERRUPT, f"The worker of {name} was stopped.", returncode)
         how = spawn.exit_words(returncode)
-        if spawn.was_killed(returncode) and spawn.oom_kills() > self._oom_kills:
+        if spawn.was_killed(returncode) and spawn.oom_kills() > self._oom_kills[0]:
             words = f"The worker of {name} died: {how}, the system ran out of memory."
             return Death(Code.OUT_OF_MEMORY, words, returncode)
         said = "" if self._stderr.reason is None else f" Its last words: {self._stderr.reason}"
@@ -460,15 +439,6 @@ class _Pipes(asyncio.SubprocessProtocol):
 
     def process_exited(self) -> None:
         self._worker.exited()
-
-
-async def _within(awaitable: Awaitable[object], timeout_s: float) -> bool:
-    """Whether it came to an end in time; it is cancelled if not."""
-    try:
-        await asyncio.wait_for(awaitable, timeout_s)
-    except asyncio.TimeoutError:
-        return False
-    return True
 
 
 def _resolve(future: asyncio.Future[_T], value: _T) -> None:

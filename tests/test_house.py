@@ -36,7 +36,10 @@ OWNERS: Final = {
     "aiohttp": {"workers/upstream.py"},
     "truststore": {"workers/upstream.py"},
     "psutil": {"supervisor/spawn.py"},
-    "websockets": {"supervisor/server.py", "supervisor/chat.py", "supervisor/status.py"},
+    "websockets": {
+        *("supervisor/access.py", "supervisor/server.py"),
+        *("supervisor/chat.py", "supervisor/status.py"),
+    },
 }
 """A package of others → the only files that may import it."""
 

@@ -192,9 +192,9 @@ env = "large"
 """
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
+def wait_until(condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
     """Waits, bounded, for something that another process does."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     pause = threading.Event()
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen"

@@ -8,11 +8,11 @@ Writing never fails: a frame that cannot be made becomes one that says so.
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Final
 
 from workers import wire
-from workers.adapter import Binding, Loaded, LoadRequest, Message, ProviderSpec, Request, Warn
+from workers.adapter import Binding, Loaded, LoadRequest, Message, ProviderSpec, Request, Usage, Warn
 from workers.codes import Code
 from workers.endings import Ending
 
@@ -99,7 +99,7 @@ def _done(request_id: int, ending: Ending, upstream_closed_ms: int | None) -> by
     body = {
         "finish_reason": ending.finish_reason,
         "model": None if ending.model is None else whole(ending.model),
-        "usage": None if ending.usage is None else asdict(ending.usage),
+        "usage": None if ending.usage is None else _counts(ending.usage),
         "warnings": _pairs(ending.warnings),
         "retries": ending.retries,
         "retry_after_ms": ending.retry_after_ms,
@@ -123,6 +123,10 @@ def _bound(binding_id: int, outcome: Loaded | Ending) -> bytes:
     return wire.encode(
         wire.Bound(binding_id, int(failure.code), whole(failure.message), wire.pack_body(body))
     )
+
+
+def _counts(usage: Usage) -> dict[str, int | None]:
+    return {field.name: getattr(usage, field.name) for field in fields(usage)}
 
 
 def _pairs(warnings: tuple[Warn, ...]) -> list[tuple[str, str]]:

@@ -33,6 +33,7 @@ NO_EFFORT: Final = "none"
 """The `reasoning_effort` that means no thinking at all."""
 NEUTRAL_TEMPERATURE: Final = 1.0
 """What every provider takes for none given; leaving it out changes nothing."""
+_JSON: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Body:
 
     def encoded(self) -> bytes:
         """The bytes of the body; half a character becomes an escape, which JSON allows."""
-        text = json.dumps(self.fields, ensure_ascii=False, separators=(",", ":"))
+        text = _JSON.encode(self.fields)
         try:
             return text.encode()
         except UnicodeEncodeError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -59,7 +58,7 @@ class ChatReply(Answer):
         Raises:
             AdapterError: it is an error of the provider, or not its protocol.
         """
-        value = self._object(data.removeprefix(codecs.BOM_UTF8))
+        value = self._object(data)
         self._check(value)
         self._note(value)
         choices = value.get("choices")

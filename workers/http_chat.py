@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import codecs
 import contextlib
 import difflib
 import time
@@ -196,7 +197,8 @@ class HttpChat(Adapter, abc.ABC):
             if body.warnings or retries + reply.retries:
                 yield Begun(body.warnings, retries + reply.retries)
             if _is_json(reply):
-                for event in answer.whole(await reply.read()):
+                whole = await reply.read()
+                for event in answer.whole(whole.removeprefix(codecs.BOM_UTF8)):
                     yield event
             else:
                 self._check_type(reply)

@@ -37,7 +37,9 @@ def clean_name(name: str | None) -> str:
 
 def prefixed(message: Message) -> Message:
     """The message with its name at the beginning of its content instead of in its field."""
-    name = " ".join((message.name or "").split())
+    if message.name is None:
+        return message
+    name = " ".join(message.name.split())
     if not name:
         return replace(message, name=None)
     return replace(message, name=None, content=f"{name}: {message.content}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,6 +18,8 @@ from workers.codes import Code
 
 __all__ = ["DROPPABLE", "Quirks", "matches"]
 
+MATCHES_KEPT: Final = 256
+"""Answers about a model that are remembered: a worker is asked about few, and for every request."""
 NAME_FIELDS: Final = ("native", "user_only", "prefix")
 DROPPABLE: Final = (
     "temperature",
@@ -119,9 +122,9 @@ class Quirks:
         return quirks
 
 
+@functools.lru_cache(maxsize=MATCHES_KEPT)
 def matches(patterns: tuple[str, ...], model: str) -> bool:
     """Whether one of the patterns fits the model and none that begins with `!` does; case does not count."""
-    model = model.lower()
     model = model.lower()
     lowered = [pattern.lower() for pattern in patterns]
     wanted = [pattern for pattern in lowered if not pattern.startswith("!")]

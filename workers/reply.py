@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Final
 
 from workers import wire
@@ -78,7 +77,7 @@ class Reply:
         Raises:
             AdapterError: the adapter's, or UPSTREAM_PROTOCOL for an unstreamed reply without end.
         """
-        async with _closing(events):
+        try:
             until_turn = TURN_EVENTS
             async for event in events:
                 if type(event) is Text:
@@ -101,6 +100,8 @@ class Reply:
             await self._show(self._visible.finish())
             if self._visible.stopped:  # a stop that could have become a longer, earlier one
                 return self._ending(self._cut())
+        finally:
+            await _close(events)
         raise AdapterError(Code.TRUNCATED, _TRUNCATED)
 
     async def _show(self, text: str) -> None:
@@ -182,12 +183,8 @@ class Reply:
         return "The provider sent no text."
 
 
-@asynccontextmanager
-async def _closing(events: AsyncIterator[Event]) -> AsyncIterator[None]:
+async def _close(events: AsyncIterator[Event]) -> None:
     """Closes the adapter's generator; an iterator that is none has nothing to close."""
-    try:
-        yield
-    finally:
-        close = getattr(events, "aclose", None)
-        if close is not None:
-            await close()
+    close = getattr(events, "aclose", None)
+    if close is not None:
+        await close()

@@ -19,6 +19,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp import http_exceptions
@@ -37,8 +38,9 @@ CONNECT_S: Final = 5.0
 """Names, TCP, TLS and the proxy together; a provider that takes longer will not speak within a second."""
 KEEPALIVE_S: Final = 60.0
 """A person thinks for that long between two messages; reconnecting costs the first word 100 to 300 ms."""
-CONNECTIONS_MAX: Final = 160
-"""More than the requests that the supervisor lets run at once for one provider, so none waits here."""
+CONNECTIONS_UNBOUNDED: Final = 0
+"""aiohttp's word for no limit: the supervisor bounds the requests, and one that waited here would look
+unreachable."""
 READ_BYTES: Final = 64 << 10
 """How much of an answer is buffered before its connection is paused."""
 ERROR_BODY_MAX_BYTES: Final = 64 << 10
@@ -75,18 +77,14 @@ class Reply:
         Raises:
             AdapterError: TRUNCATED or UPSTREAM_PROTOCOL.
         """
-        content = self._response.content
         total = 0
-        try:
-            while data := await content.readany():
-                total += len(data)
-                if total > STREAM_MAX_BYTES:
-                    raise AdapterError(
-                        Code.UPSTREAM_PROTOCOL, f"{self._who.name} sent a stream that does not end"
-                    )
-                yield data
-        except READ_ERRORS as exc:
-            raise _cut(self._who.name, exc) from exc
+        while data := await self._some():
+            total += len(data)
+            if total > STREAM_MAX_BYTES:
+                raise AdapterError(
+                    Code.UPSTREAM_PROTOCOL, f"{self._who.name} sent a stream that does not end"
+                )
+            yield data
 
     async def read(self) -> bytes:
         """The whole body.
@@ -95,15 +93,21 @@ class Reply:
             AdapterError: TRUNCATED, or UPSTREAM_PROTOCOL when it is over WHOLE_BODY_MAX_BYTES.
         """
         body = bytearray()
-        async with contextlib.aclosing(self.chunks()) as chunks:
-            async for data in chunks:
-                if len(body) + len(data) > WHOLE_BODY_MAX_BYTES:
-                    raise AdapterError(
-                        Code.UPSTREAM_PROTOCOL,
-                        f"{self._who.name} sent an answer of more than {WHOLE_BODY_MAX_BYTES >> 20} MiB",
-                    )
-                body += data
+        while data := await self._some():
+            if len(body) + len(data) > WHOLE_BODY_MAX_BYTES:
+                raise AdapterError(
+                    Code.UPSTREAM_PROTOCOL,
+                    f"{self._who.name} sent an answer of more than {WHOLE_BODY_MAX_BYTES >> 20} MiB",
+                )
+            body += data
         return bytes(body)
+
+    async def _some(self) -> bytes:
+        """What has arrived, as soon as there is anything; nothing at the regular end."""
+        try:
+            return await self._response.content.readany()
+        except READ_ERRORS as exc:
+            raise _cut(self._who.name, exc) from exc
 
     def end_within(self, seconds: float) -> None:
         """Closes the connection if the body has not ended by then; reading it raises TRUNCATED.
@@ -155,15 +159,12 @@ class Upstream:
         """
         self._proxy = await asyncio.to_thread(proxy_for, self._scheme, self._host, self.who.name)
         context = await asyncio.to_thread(_trust) if self._scheme == "https" else True
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_reuseconn.append(_note_reused)
         self._session = aiohttp.ClientSession(
-            connector=_Connector(limit=CONNECTIONS_MAX, keepalive_timeout=KEEPALIVE_S, ssl=context),
+            connector=_Connector(limit=CONNECTIONS_UNBOUNDED, keepalive_timeout=KEEPALIVE_S, ssl=context),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S),
             trust_env=False,  # it would read ~/.netrc as well, and send what it finds there
-            trace_configs=[trace],
             read_bufsize=READ_BYTES,
         )
 
@@ -314,9 +315,10 @@ class _Attempt:
         """Whether there was a connection to send the request on."""
         return self._transport is not None
 
-    def note(self, transport: asyncio.Transport | None) -> None:
-        """The connection is ready."""
+    def note(self, transport: asyncio.Transport, *, reused: bool) -> None:
+        """The connection is ready; a reused one has carried a request before."""
         self._transport = transport
+        self.reused = reused
 
     def abort(self) -> None:
         """Closes it, with what is not sent yet: a plain close would first send all of the prompt."""
@@ -331,14 +333,17 @@ _current: ContextVar[_Attempt] = ContextVar("attempt")
 class _Connector(aiohttp.TCPConnector):
     """Tells each request its connection, so that a cancelled one can be closed at once."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._used: WeakSet[asyncio.Transport] = WeakSet()
+
     async def connect(self, *args: Any, **kwargs: Any) -> Connection:
         connection = await super().connect(*args, **kwargs)
-        _current.get().note(connection.transport)
+        transport = connection.transport
+        if transport is not None:
+            _current.get().note(transport, reused=transport in self._used)
+            self._used.add(transport)
         return connection
-
-
-async def _note_reused(session: object, context: object, params: object) -> None:
-    _current.get().reused = True
 
 
 def _drop(response: aiohttp.ClientResponse) -> None:

@@ -274,6 +274,7 @@ _TAGS: Final[dict[type[Any], int]] = {cls: tag for table in (DOWN, UP) for tag, 
 _NAMES: Final[dict[type[Any], tuple[str, ...]]] = {
     cls: tuple(field.name for field in fields(cls)) for cls in (*_DOWN, *_UP)
 }
+_JSON: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def encode(frame: Frame) -> bytes:
@@ -283,7 +284,7 @@ def encode(frame: Frame) -> bytes:
         WireError: it would be longer than FRAME_MAX_BYTES.
     """
     cls = type(frame)
-    payload: bytes = msgpack.packb([_TAGS[cls], *(getattr(frame, name) for name in _NAMES[cls])])
+    payload: bytes = msgpack.packb([_TAGS[cls], *[getattr(frame, name) for name in _NAMES[cls]]])
     if len(payload) > FRAME_MAX_BYTES:
         raise WireError(f"{cls.__name__} of {len(payload)} bytes is over the limit of {FRAME_MAX_BYTES}")
     return _LENGTH.pack(len(payload)) + payload
@@ -340,7 +341,7 @@ class Decoder:
 
 def pack_body(value: object) -> bytes:
     """A nested value as the bytes of a body field."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return _JSON.encode(value).encode()
 
 
 def unpack_body(data: bytes) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from supervisor.home import find_home
 from supervisor.provision import Recipe, provision
 from tests.e2e.client import Client, connect
 from tests.e2e.figures import Figures, tables
-from tests.e2e.hostile import IMPATIENT, make_hostile
+from tests.e2e.hostile import IMPATIENT, REAL_PATIENCE, make_hostile
 from tests.e2e.module import Installation, Module
 from tests.e2e.upstream import Upstream
 from tests.wheelhouse import CHECKOUT, copy_checkout, repack_lock
@@ -24,8 +24,19 @@ from tests.wheelhouse import CHECKOUT, copy_checkout, repack_lock
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How thorough the measurements are."""
-    parser.addoption("--kills", type=int, default=10, help="of a worker under open streams (default: 10)")
+    parser.addoption("--kills", type=int, default=15, help="of a worker under open streams (default: 15)")
     parser.addoption("--chunks", type=int, default=3000, help="for a client beside one that does not read")
+    parser.addoption(
+        "--real-patience", action="store_true", help="the module's own figures for stuck workers"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Gives a measurement the time that its size needs."""
+    needed_s = 60 + KILL_S * config.getoption("--kills") + CHUNK_S * config.getoption("--chunks")
+    for item in items:
+        if "figures" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(needed_s))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -42,6 +53,9 @@ def figures() -> Figures:
     return Figures()
 
 
+KILL_S: Final = 4.0
+CHUNK_S: Final = 0.005
+"""Far more than each takes, on a machine that has something else to do too."""
 ENVIRONMENTS: Final = ("base", "http")
 BACKLOG: Final = 128
 
@@ -79,9 +93,15 @@ def hostile_place(unprovisioned: Installation, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture
-def impatient(hostile_place: Installation) -> Iterator[Module]:
+def patience(request: pytest.FixtureRequest) -> float:
+    """How many times as patient the module is with a stuck worker as it is in a usual run of these tests."""
+    return REAL_PATIENCE if request.config.getoption("--real-patience") else 1.0
+
+
+@pytest.fixture
+def impatient(hostile_place: Installation, patience: float) -> Iterator[Module]:
     """A module of it that waits for nobody."""
-    with Module(hostile_place, IMPATIENT) as running:
+    with Module(hostile_place, IMPATIENT if patience == 1.0 else ()) as running:
         yield running
 
 

@@ -13,11 +13,13 @@ from tests.e2e.client import Client
 from tests.e2e.module import Installation
 from tests.wheelhouse import CHECKOUT
 
-__all__ = ["IMPATIENT", "make_hostile", "worker_of"]
+__all__ = ["IMPATIENT", "REAL_PATIENCE", "make_hostile", "worker_of"]
 
 SLUGGISH: Final = """
-import ctypes
-ctypes.PyDLL(None).sleep(2)  # an import that holds the interpreter
+import ctypes, os
+sleep = ctypes.PyDLL(None).sleep
+os.write(2, b"importing\\n")
+sleep(2)  # an import that holds the interpreter
 from workers.adapters.hostile import ADAPTER
 """
 STILLBORN: Final = "import os\nos.abort()\n"
@@ -64,7 +66,9 @@ IMPATIENT: Final = (
     *("--set", "worker.hung_s=1.5"),
     *("--set", "worker.engine_hung_s=60"),
 )
-"""The default figures by fifty; what they mean stays the same."""
+"""The default figures by some twenty; what they mean stays the same."""
+REAL_PATIENCE: Final = 20.0
+"""What the default figures are of these, in round numbers."""
 
 
 def make_hostile(place: Installation, home: Path) -> Installation:

@@ -35,7 +35,7 @@ HANDSHAKE = (
     "GET / HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-TITLE = "a stream beside a client that does not read"
+TITLE = "a stream beside somebody rude"
 
 
 async def endless(exchange: Exchange) -> None:
@@ -84,6 +84,13 @@ def masked(message: bytes) -> bytes:
     return bytes((0x81, 0x80 | 126, *len(message).to_bytes(2, "big"), 0, 0, 0, 0)) + message
 
 
+def dropped_after_s(module: Module) -> float:
+    """How long the module bore with a client that does not read."""
+    begun = time.monotonic()
+    wait_until(lambda: "client dropped reason='it does not read'" in module.stderr(), "its end")
+    return time.monotonic() - begun
+
+
 async def latencies_ms(module: Module, chunks: int) -> list[float]:
     """How long each piece of a stream took from the worker to a client that reads."""
     async with connect(module) as client:
@@ -113,15 +120,37 @@ async def test_a_client_that_does_not_read_costs_the_others_nothing(
         alone = await latencies_ms(module, chunks // 4)
         before = process.memory_info().rss
         with deaf(module.port):
+            dropped = asyncio.create_task(asyncio.to_thread(dropped_after_s, module))
             beside = await latencies_ms(module, chunks)
             grown = process.memory_info().rss - before
-        dropped = "client dropped reason='it does not read'"
-        await asyncio.to_thread(wait_until, lambda: dropped in module.stderr(), "the end of the deaf one")
-    for row, values in {"alone": alone, "beside a client that does not read": beside}.items():
-        for name, share in {"p50": 0.5, "p99": 0.99, "max": 1.0}.items():
-            figures.add(TITLE, row, f"{name} ms", values[round(share * (len(values) - 1))])
+            late_s = await dropped
+    row = "beside a client that does not read"
+    note(figures, "alone", alone)
+    note(figures, row, beside)
     figures.add(TITLE, row, "chunks", str(len(beside)))
+    figures.add(TITLE, row, "that one was dropped after s", late_s)
     figures.add(TITLE, row, "memory of the supervisor grew by MB", grown / (1 << 20))
+
+
+async def test_a_worker_that_floods_its_stderr_costs_the_others_next_to_nothing(
+    hostile_place: Installation, figures: Figures
+) -> None:
+    with Module(hostile_place) as module:
+        await latencies_ms(module, 10)
+        async with connect(module) as client:
+            await client.load("neighbour")
+            shouting = await client.generate("shout 3")
+            await asyncio.to_thread(wait_until, lambda: "text='shout'" in module.stderr(), "its first lines")
+            note(figures, "beside a worker that floods its stderr", await latencies_ms(module, 500))
+            assert (await client.end(shouting, timeout_s=WAIT_S * 2)).code == "SUCCESS"
+            assert (await client.say("noise")).code == "SUCCESS"
+        wait_until(lambda: "worker says too much provider=neighbour" in module.stderr(), "what was left out")
+
+
+def note(figures: Figures, row: str, latencies: list[float]) -> None:
+    """Sorted latencies, as a row of the table."""
+    for name, share in {"p50": 0.5, "p99": 0.99, "max": 1.0}.items():
+        figures.add(TITLE, row, f"{name} ms", latencies[round(share * (len(latencies) - 1))])
 
 
 async def test_a_client_that_never_reads_is_dropped_and_its_neighbour_talks_on(

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -74,8 +75,10 @@ async def block_the_loop(argument: str) -> str:
 
 
 async def hold_the_interpreter(argument: str) -> str:
-    """A call into C that keeps the interpreter and does nothing."""
-    ctypes.PyDLL(None).sleep(int(argument))
+    """A call into C that keeps the interpreter and does nothing; its last word tells that it is there."""
+    sleep = ctypes.PyDLL(None).sleep
+    os.write(2, b"holding\n")
+    sleep(int(argument))
     return "done"
 
 
@@ -125,12 +128,6 @@ async def _in_threads(work: Callable[[], None]) -> str:
     return "done"
 
 
-async def stop_itself(_: str) -> str:
-    """As a debugger does, or a user's Ctrl-Z."""
-    os.kill(os.getpid(), signal.SIGSTOP)
-    return "done"
-
-
 async def grow(argument: str) -> str:
     """Takes so many MB and keeps them."""
     kept = bytearray(int(argument) << 20)
@@ -140,30 +137,33 @@ async def grow(argument: str) -> str:
 
 
 async def die(argument: str) -> str:
-    """Ends by that signal, or with that status."""
+    """Ends by that signal, or with that status; SIGSTOP is as good a name as any."""
     if argument.isdecimal():
         os._exit(int(argument))
     if argument == "segfault":
         ctypes.string_at(0)
     os.kill(os.getpid(), getattr(signal, argument))
-    await asyncio.sleep(600)
+    time.sleep(600)  # noqa: ASYNC251  # it stays here, should it live on
     return "done"
 
 
 async def start_a_process(how: str) -> str:
     """Leaves a process behind that nobody asked for; its id is the reply."""
-    left, wrote = os.pipe()
-    if os.fork() == 0:
-        if how != "in its group":
-            os.setsid()
-        if how == "as a daemon" and os.fork() != 0:
+    if sys.platform == "win32":
+        raise NotImplementedError("Windows does not fork")
+    else:  # noqa: RET506  # mypy reads another platform's branch only in this shape
+        left, wrote = os.pipe()
+        if os.fork() == 0:
+            if how != "in its group":
+                os.setsid()
+            if how == "as a daemon" and os.fork() != 0:
+                os._exit(0)
+            os.write(wrote, str(os.getpid()).encode())
+            os.close(wrote)
+            time.sleep(600)  # noqa: ASYNC251
             os._exit(0)
-        os.write(wrote, str(os.getpid()).encode())
         os.close(wrote)
-        time.sleep(600)  # noqa: ASYNC251
-        os._exit(0)
-    os.close(wrote)
-    return os.read(left, 20).decode()
+        return os.read(left, 20).decode()
 
 
 async def make_noise(_: str) -> str:
@@ -171,6 +171,18 @@ async def make_noise(_: str) -> str:
     for number in range(1000):
         print("noise", number)  # noqa: T201
     os.write(1, b"more noise\n")
+    return "done"
+
+
+async def shout(argument: str) -> str:
+    """Floods its stderr with short lines for so many seconds, as a library in debug mode does."""
+    until = time.monotonic() + float(argument)
+
+    def write() -> None:
+        while time.monotonic() < until:
+            os.write(2, b"shout\n" * 5000)
+
+    await asyncio.to_thread(write)
     return "done"
 
 
@@ -193,11 +205,11 @@ DEEDS: Final = {
     "regex": meet_a_bad_regex,
     "python": compute_in_python,
     "native": compute_natively,
-    "stop": stop_itself,
     "grow": grow,
     "die": die,
     "start": start_a_process,
     "noise": make_noise,
+    "shout": shout,
     "garbage": write_garbage,
 }
 

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 
 import psutil
 
+from supervisor.access import Access
 from supervisor.bindings import Binding, BoundResult
 from supervisor.catalog import Provider
 from supervisor.commands import Outcome
@@ -27,7 +28,7 @@ from supervisor.inflight import Sink
 from supervisor.jobs import Job
 from supervisor.pages import Answer, Question
 from supervisor.replies import WarningNote
-from supervisor.server import Access, Connection, Server, ServerLimits
+from supervisor.server import Connection, Server, ServerLimits
 from supervisor.worker import Death, Worker, WorkerState
 from workers.codes import Code
 

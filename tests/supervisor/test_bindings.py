@@ -9,7 +9,7 @@ import pytest
 
 from supervisor.bindings import Binding, Bindings, BoundResult
 from supervisor.errors import Failure, ProviderError, WorkerError
-from tests.supervisor.fakes import soon
+from tests.supervisor.fakes import ignore_progress, soon
 from workers import wire
 from workers.codes import Code
 
@@ -185,3 +185,12 @@ async def test_an_answer_with_a_code_that_there_is_not_is_not_our_wire() -> None
         desk.answer(code=999)
     desk.answer()
     assert (await soon(task)).models == ()
+
+
+async def test_a_bind_that_comes_after_the_death_fails_with_it_at_once() -> None:
+    desk = Desk()
+    desk.bindings.end_all(WorkerError("The worker of Demo died."))
+    bind = desk.bindings.bind(Binding(1), verify=True, preload_model=None, on_progress=ignore_progress)
+    with pytest.raises(WorkerError, match="died"):
+        await soon(bind)
+    assert desk.written == []

@@ -6,7 +6,7 @@ import pytest
 
 from supervisor.heartbeat import Condition, HeartbeatLimits, Pulse, Verdict
 
-LIMITS = HeartbeatLimits(report_s=10, hung_s=30, busy_hung_s=300)
+LIMITS = HeartbeatLimits(report_s=10, hung_s=30, busy_hung_s=300, load_s=60)
 BEAT_S = 5.0
 
 
@@ -18,10 +18,12 @@ class Patient:
         self.pulse = Pulse(LIMITS, BEAT_S, self.now)
         self.pings: list[int] = []
 
-    def beat(self, *, cpu_percent: float | None = 0.0, answers: tuple[str, ...] = ()) -> Verdict:
+    def beat(
+        self, *, cpu_percent: float | None = 0.0, answers: tuple[str, ...] = (), loading: bool = False
+    ) -> Verdict:
         """Five seconds later: judged, pinged, and answered a millisecond after that."""
         self.now += BEAT_S
-        verdict = self.pulse.judge(self.now, cpu_percent=cpu_percent)
+        verdict = self.pulse.judge(self.now, cpu_percent=cpu_percent, loading=loading)
         serial = self.pulse.ping(self.now)
         self.pings.append(serial)
         for source in answers:
@@ -73,6 +75,15 @@ def test_it_is_ended_after_30_seconds_and_an_engine_that_computes_after_300() ->
     assert computing.beat(cpu_percent=100.0) is END
 
 
+def test_a_moment_without_processor_time_ends_no_engine_that_computes() -> None:
+    computing = Patient()
+    computing.beat(answers=BOTH)
+    assert END not in computing.beats(20, cpu_percent=100.0)
+    assert computing.beats(5, cpu_percent=3.0) == [NOTHING] * 5  # somebody else has the processor
+    assert END not in computing.beats(20, cpu_percent=100.0)
+    assert computing.beats(6) == [NOTHING] * 5 + [END]  # it does nothing any more
+
+
 def test_one_that_answers_again_is_well_and_is_reported_anew_the_next_time() -> None:
     patient = Patient()
     patient.beat(answers=BOTH)
@@ -108,9 +119,30 @@ def test_what_the_supervisor_slept_through_is_no_silence() -> None:
     assert patient.beat() is REPORT  # it does not answer now either
 
 
-def test_an_excuse_lets_the_silence_begin_anew() -> None:
+def test_a_load_is_no_silence() -> None:
     patient = Patient()
-    for _ in range(100):
-        patient.pulse.excuse(patient.now + BEAT_S)
-        assert patient.beat() is NOTHING
+    assert [patient.beat(loading=True) for _ in range(11)] == [NOTHING] * 11
+    assert patient.beats(2) == [NOTHING, REPORT]
+
+
+def test_a_load_in_which_it_answers_now_and_then_may_take_for_ever() -> None:
+    patient = Patient()
+    for count in range(100):
+        assert patient.beat(loading=True, answers=BOTH if count % 10 == 0 else ()) is NOTHING
+
+
+@pytest.mark.parametrize("answers", [(), ("thread",)], ids=["silent", "loop blocked"])
+def test_loads_that_follow_each_other_do_not_keep_a_stuck_worker_alive(answers: tuple[str, ...]) -> None:
+    patient = Patient()
+    patient.beat(answers=BOTH)
+    verdicts = [patient.beat(loading=True, answers=answers) for _ in range(17)]
+    assert verdicts == [NOTHING] * 12 + [REPORT] + [NOTHING] * 3 + [END]
+
+
+def test_a_load_that_the_supervisor_sleeps_through_is_no_silence_and_grants_no_time_beyond_now() -> None:
+    patient = Patient()
+    patient.beat(answers=BOTH)
+    patient.now += 600
+    assert patient.beat(loading=True) is NOTHING
+    assert patient.pulse.silence_s(patient.now) == 0
     assert patient.beats(2) == [NOTHING, REPORT]

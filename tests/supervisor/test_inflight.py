@@ -357,3 +357,10 @@ async def test_a_code_that_there_is_not_is_not_our_wire(desk: Desk) -> None:
     with pytest.raises(wire.WireError, match="there is no code 999"):
         desk.done(code=999)
     assert code_of(0) is Code.SUCCESS
+
+
+async def test_a_request_that_comes_after_the_death_ends_with_it_at_once(desk: Desk) -> None:
+    desk.requests.end_all(Failure(Code.WORKER_CRASHED, "signal 9"))
+    desk.start()
+    assert [outcome.failure for outcome in desk.sink.ends[1]] == [Failure(Code.WORKER_CRASHED, "signal 9")]
+    assert (desk.written, len(desk.requests), desk.clock.pending) == ([], 0, 0)

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from supervisor.lastwords import LINE_BYTES, SHOWN_CHARS, LastWords
+from supervisor.lastwords import LINE_BYTES, LINES_A_SECOND, SHOWN_CHARS, LastWords
 from supervisor.logs import register_secret
 
 STACK = b"""\
@@ -61,6 +61,24 @@ def test_a_line_without_end_takes_no_memory_and_a_client_sees_a_bounded_piece_of
         said.feed(b"x" * LINE_BYTES)
     said.close()
     assert said.reason == "x" * SHOWN_CHARS
+
+
+def test_of_a_flood_a_bounded_part_is_logged_the_rest_is_counted_and_the_last_line_is_known(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    count = LINES_A_SECOND * 50
+    said = LastWords("demo")
+    for _ in range(5):
+        said.feed(b"x\n" * (count // 5))
+    said.feed(b"the end\n")
+    assert said.reason == "the end"
+    said.close()
+    lines = [record for record in caplog.records if record.levelno == logging.INFO]
+    told = [record.args for record in caplog.records if record.levelno == logging.WARNING]
+    left_out = sum(int(str(args[1])) for args in told if isinstance(args, tuple))
+    assert len(lines) + left_out == count + 1
+    assert len(lines) < count / 5
 
 
 def test_a_key_is_masked() -> None:

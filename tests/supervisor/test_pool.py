@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import supervisor.restarts as restarts_module
-import supervisor.worker as worker_module
+import supervisor.stopping as stopping_module
 from supervisor.bindings import Binding
 from supervisor.catalog import Provider
 from supervisor.commands import LoadResult
@@ -189,6 +189,18 @@ async def test_a_refused_bind_fails_its_load_and_leaves_the_worker(shop: Shop) -
     assert shop.made[0].bindings.bound == {1}
 
 
+async def test_loads_that_fail_leave_nothing_behind(shop: Shop) -> None:
+    await shop.load(1)
+    shop.made[0].bind_error = WorkerError("No such key.", code=Code.AUTHORIZATION)
+    for number in range(2, 100):
+        with pytest.raises(WorkerError, match="No such key"):
+            await shop.load(number)
+    with pytest.raises(WorkerError, match="No such key"):
+        await shop.load(1)
+    (slot,) = shop.pool._slots.values()
+    assert list(slot.locks) == [1]
+
+
 async def test_unloading_takes_the_binding_from_the_worker_and_from_restarts(shop: Shop) -> None:
     await shop.load(1)
     await shop.load(2)
@@ -314,6 +326,52 @@ async def test_a_waiting_generation_hears_why_the_restart_failed(shop: Shop) -> 
     assert shop.state == "down"
 
 
+async def test_a_generation_does_not_cut_the_pause_before_a_restart_but_a_load_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(restarts_module, "PAUSES_S", (0.1,))
+    shop = Shop()
+    await shop.load()
+    sink = FakeSink()
+    shop.made[0].die()
+    shop.generate(1, sink)
+    await turns(50)
+    assert len(shop.made) == 1
+    await shop.worker(1)
+    await turns()
+    assert list(shop.made[1].requests.open) == [1]
+    monkeypatch.setattr(restarts_module, "PAUSES_S", (600.0,))
+    shop.made[1].die()
+    shop.generate(2, sink)
+    await turns()
+    assert len(shop.made) == 2
+    await shop.load()
+    await turns()
+    assert list(shop.made[2].requests.open) == [2]
+    await soon(shop.pool.close())
+
+
+async def test_a_generation_that_is_ended_at_any_moment_of_a_restart_ends_once(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    await shop.load()
+    sink = FakeSink()
+    for number in range(30):
+        gate = asyncio.Event()
+        shop.prepare = lambda worker, gate=gate: setattr(worker, "may_start", gate)  # type: ignore[misc]
+        shop.made[-1].started_at -= 60.0
+        shop.made[-1].die()
+        shop.generate(number, sink)
+        await shop.worker(number + 1)
+        gate.set()
+        await turns(number)
+        shop.pool.end("demo", number, INTERRUPT)
+        await turns(50)
+        assert [outcome.failure for outcome in sink.ends[number]] == [INTERRUPT]
+        assert not shop.made[-1].requests.open
+    assert not [record for record in caplog.records if "not started" in record.getMessage()]
+
+
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
@@ -434,6 +492,17 @@ async def test_a_worker_that_nobody_uses_is_not_started_again(shop: Shop) -> Non
     assert (len(shop.made), shop.state) == (1, "dead")
 
 
+async def test_one_whose_last_client_leaves_during_the_pause_is_not_started_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restarts_module, "PAUSES_S", (0.01,))
+    await shop.load()
+    shop.made[0].die()
+    shop.pool.unload("demo", 1)
+    await asyncio.sleep(0.03)  # no event tells of what does not happen
+    assert (len(shop.made), shop.state) == (1, "dead")
+
+
 async def test_a_worker_that_was_up_for_long_starts_the_count_anew(shop: Shop) -> None:
     await shop.load()
     for index in range(8):
@@ -510,6 +579,35 @@ async def test_one_that_is_loaded_again_in_time_is_kept() -> None:
     await shop.load(2)
     await asyncio.sleep(0.05)  # no event tells of what does not happen
     assert (shop.made[0].stopped, shop.state) == (0, "ready")
+    await soon(shop.pool.close())
+
+
+async def test_a_load_that_began_in_time_is_not_cut_by_the_end_of_the_rest() -> None:
+    shop = Shop(idle_s=0.02)
+    await shop.load(1)
+    shop.pool.unload("demo", 1)
+    shop.made[0].bindings.may_bind.clear()
+    second = asyncio.ensure_future(shop.load(2))
+    await asyncio.sleep(0.05)  # no event tells of what does not happen
+    assert shop.made[0].stopped == 0
+    shop.made[0].bindings.may_bind.set()
+    await soon(second)
+    assert shop.state == "ready"
+    await soon(shop.pool.close())
+
+
+async def test_one_that_became_ready_when_nobody_waited_any_more_does_not_stay() -> None:
+    shop = Shop(idle_s=0.01)
+    gate = asyncio.Event()
+    shop.prepare = lambda worker: setattr(worker, "may_start", gate)
+    load = asyncio.ensure_future(shop.load(1))
+    worker = await shop.worker(0)
+    load.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await load
+    await asyncio.sleep(0.03)  # its rest is over before it is ready
+    gate.set()
+    await soon(worker.has_stopped.wait())
     await soon(shop.pool.close())
 
 
@@ -610,7 +708,7 @@ async def test_after_a_kill_the_waiting_generation_is_served_by_the_next_worker(
 async def test_close_in_the_middle_of_a_real_start_leaves_no_process(
     real: RealShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "STOP_ASK_S", 0.05)
+    monkeypatch.setattr(stopping_module, "ASK_S", 0.05)
     load = asyncio.ensure_future(real.load(1))
     while not real.made or real.made[0].pid is None:  # noqa: ASYNC110  # the worker has no event for it
         await asyncio.sleep(0.001)

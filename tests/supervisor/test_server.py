@@ -14,8 +14,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
+from supervisor.access import Access
 from supervisor.pages import Answer, Question
-from supervisor.server import Access, Connection, Server, ServerLimits
+from supervisor.server import Connection, Server, ServerLimits
 from tests.supervisor.fakes import FakeClient, RawClient, ServerUnderTest, masked, serving, soon
 
 TOKEN = "s3cret-token"

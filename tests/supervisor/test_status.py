@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from supervisor import status
+from supervisor.access import Access
 from supervisor.config import load_settings
 from supervisor.health import WorkerHealth
-from supervisor.server import Access
 from supervisor.status import _can_be_cleared, _duration, _table, main
 from tests.supervisor.fakes import ServerUnderTest, serving, soon
 

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from supervisor.catalog import Provider
 from supervisor.heartbeat import Condition, HeartbeatLimits
 from supervisor.watch import Watch, WatchLimits
+from supervisor.worker import WorkerLimits
 from tests.supervisor.fakes import WAIT_S, soon
 from workers.codes import Code
 
@@ -63,8 +65,8 @@ class Room:
     def watch(
         self, pid: int, *, report_s: float = NEVER_S, hung_s: float = NEVER_S, **limits: Any
     ) -> tuple[Watch, asyncio.Task[None]]:
-        memory = {"memory_soft_mb": 0, "memory_hard_mb": 0, **limits}
-        heartbeat = HeartbeatLimits(report_s, hung_s, hung_s)
+        memory = {"memory_soft_mb": 0, "memory_hard_mb": 0, "memory_setting": "worker.x", **limits}
+        heartbeat = HeartbeatLimits(report_s, hung_s, hung_s, load_s=NEVER_S)
         watch = Watch(self.worker, "demo", pid, WatchLimits(BEAT_S, heartbeat, **memory))
         task = asyncio.create_task(watch.run())
         self.tasks.append(task)
@@ -137,7 +139,7 @@ async def test_too_much_memory_ends_it_with_the_figure_and_the_setting(room: Roo
     room.watch(os.getpid(), memory_hard_mb=1)
     await room.worker.until(lambda: bool(room.worker.ends))
     words, code, hung = room.worker.ends[0]
-    assert "over the limit of 1 MB (worker.memory_hard_mb)" in words
+    assert "over the limit of 1 MB (worker.x)" in words
     assert (code, hung) == (Code.OUT_OF_MEMORY, False)
 
 
@@ -148,10 +150,25 @@ async def test_the_soft_limit_warns_once(room: Room, caplog: pytest.LogCaptureFi
     assert room.worker.ends == []
 
 
-async def test_it_is_over_with_the_process(room: Room, still: subprocess.Popen[bytes]) -> None:
-    _, task = room.watch(still.pid)
+async def test_one_that_cannot_be_sampled_is_watched_all_the_same(
+    room: Room, still: subprocess.Popen[bytes]
+) -> None:
+    watch, _ = room.watch(still.pid, report_s=BEAT_S * 30, hung_s=BEAT_S * 60)
     await room.worker.until(lambda: len(room.worker.pings) >= 2)
     still.kill()
     await asyncio.to_thread(still.wait, WAIT_S)
-    await soon(task)
-    assert room.worker.ends == []
+    await room.worker.until(lambda: bool(room.worker.ends))
+    assert (watch.memory_bytes, watch.cpu_percent) == (None, None)
+
+
+def test_each_kind_of_provider_has_its_own_limits_and_names_its_own_setting() -> None:
+    limits = WorkerLimits(bind_s=7, memory_hard_mb=11, engine_memory_mb=13)
+    shapes = {
+        kind: limits.watch_of(Provider("demo", "Demo", kind, "scripted", "base"))
+        for kind in ("script", "engine")
+    }
+    assert {shape.heartbeat.load_s for shape in shapes.values()} == {7}
+    assert [(s.memory_hard_mb, s.memory_setting) for s in shapes.values()] == [
+        (11, "worker.memory_hard_mb"),
+        (13, "worker.engine_memory_mb"),
+    ]

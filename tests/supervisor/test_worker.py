@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+import supervisor.stopping as stopping_module
 import supervisor.worker as worker_module
+from supervisor import spawn
 from supervisor.bindings import Binding, BoundResult
 from supervisor.catalog import Provider
 from supervisor.errors import Failure, ProviderError, WorkerError
@@ -117,8 +119,8 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 @pytest.fixture
 def hasty_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     """The polite steps of a stop are short, for workers that do not follow them anyway."""
-    monkeypatch.setattr(worker_module, "STOP_ASK_S", 0.05)
-    monkeypatch.setattr(worker_module, "STOP_END_S", 0.05)
+    monkeypatch.setattr(stopping_module, "ASK_S", 0.05)
+    monkeypatch.setattr(stopping_module, "END_S", 0.05)
 
 
 async def started(worker: Worker) -> Worker:
@@ -292,6 +294,29 @@ async def test_killed_in_mid_stream_every_request_ends_once_and_says_how(bench: 
     assert len(worker.requests) == 0
     await soon(worker.stop())
     assert len(bench.deaths.heard) == 1
+
+
+@posix_only
+@pytest.mark.parametrize(
+    ("pings_later", "code"),
+    [
+        pytest.param(0, Code.OUT_OF_MEMORY, id="just now"),
+        pytest.param(2, Code.WORKER_CRASHED, id="long before"),
+    ],
+)
+async def test_a_kill_is_the_system_s_if_it_ended_somebody_for_memory_just_now(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, pings_later: int, code: Code
+) -> None:
+    kills = [0]
+    monkeypatch.setattr(spawn, "oom_kills", lambda: kills[0])
+    worker = await started(bench.real())
+    kills[0] += 1
+    for serial in range(pings_later):
+        worker.ping(serial)
+    assert worker.pid is not None
+    kill(worker.pid)
+    death = await bench.deaths.one()
+    assert (death.code, "ran out of memory" in death.words) == (code, code is Code.OUT_OF_MEMORY)
 
 
 async def test_a_bind_in_progress_fails_with_the_death(bench: Bench) -> None:
@@ -518,9 +543,9 @@ async def test_a_stop_goes_as_far_as_the_worker_needs(
     bench: Bench, program: str, step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if step != "asked":
-        monkeypatch.setattr(worker_module, "STOP_ASK_S", 0.1)
+        monkeypatch.setattr(stopping_module, "ASK_S", 0.1)
     if step == "killed":
-        monkeypatch.setattr(worker_module, "STOP_END_S", 0.1)
+        monkeypatch.setattr(stopping_module, "END_S", 0.1)
     caplog.set_level(logging.INFO, "supervisor")
     worker = await started(bench.rude(program))
     sink = FakeSink()

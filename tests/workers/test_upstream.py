@@ -293,8 +293,20 @@ async def test_an_answer_over_the_cap_is_refused(
     monkeypatch.setattr(module, "WHOLE_BODY_MAX_BYTES", 1000)
     server.behaviour = Behaviour(body=b"x" * 2000)
     assert (await failure(server.base_url)).code is Code.UPSTREAM_PROTOCOL
+
+
+async def test_a_stream_over_the_cap_is_refused(
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "STREAM_MAX_BYTES", 1000)
-    assert "does not end" in (await failure(server.base_url)).message
+    server.behaviour = Behaviour(body=b"x" * 2000)
+    upstream = await opened(server.base_url)
+    with pytest.raises(AdapterError, match="does not end") as caught:
+        async with upstream.post("/x", b"{}", deadline=later()) as reply:
+            async for _ in reply.chunks():
+                pass
+    assert caught.value.code is Code.UPSTREAM_PROTOCOL
+    await upstream.close()
 
 
 async def test_an_error_body_is_read_only_so_far(server: OpenAIServer) -> None:

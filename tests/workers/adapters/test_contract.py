@@ -8,6 +8,7 @@ That no part of a key is in anything, and that nothing follows an end, is held i
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime, timedelta, timezone
@@ -838,3 +839,9 @@ async def test_a_server_that_goes_silent_after_its_end_is_not_waited_for(
 async def test_a_server_that_does_not_stream_is_understood_all_the_same(served: Served) -> None:
     served.server.behaviour = Behaviour(body=served.wire.whole(Behaviour(texts=("Hi",))))
     ended(await served.ask(stream=True), "Hi")
+
+
+async def test_a_whole_answer_may_begin_with_a_byte_order_mark(served: Served) -> None:
+    body = codecs.BOM_UTF8 + served.wire.whole(Behaviour(texts=("Hi",)))
+    served.server.behaviour = Behaviour(body=body)
+    ended(await served.ask(stream=False), "Hi")
