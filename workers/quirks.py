@@ -49,6 +49,7 @@ class Quirks:
     key_header: str = "Authorization"
     key_prefix: str = "Bearer "
     extra_headers: Mapping[str, str] = field(default_factory=dict)
+    """Sent with every request, beside those of the wire."""
 
     max_tokens_field: str = "max_tokens"
     seed_field: str = "seed"
@@ -104,7 +105,10 @@ class Quirks:
             if key not in _DEFAULTS:
                 raise AdapterError(Code.UNEXPECTED, f"{where}: unknown key {key!r}")
             values[key] = _typed(f"{where}: {key}", value, _DEFAULTS[key])
-        quirks = dataclasses.replace(over or cls(), **values)
+        base = over or cls()
+        if base.extra_headers and "extra_headers" in values:
+            values["extra_headers"] = {**base.extra_headers, **values["extra_headers"]}
+        quirks = dataclasses.replace(base, **values)
         for patterns, differing in quirks.by_model.items():
             if not isinstance(differing, Mapping) or "by_model" in differing:
                 raise AdapterError(Code.UNEXPECTED, f"{where}: by_model {patterns!r} must be a plain table")

@@ -56,9 +56,10 @@ def test_a_table_becomes_a_record() -> None:
 
 
 def test_a_wire_has_values_of_its_own_where_a_table_says_nothing() -> None:
-    usual = Quirks(chat_path="/messages", stop_max=3)
-    quirks = Quirks.parse("x", {"stop_max": 5}, over=usual)
+    usual = Quirks(chat_path="/messages", stop_max=3, extra_headers={"version": "1", "kind": "a"})
+    quirks = Quirks.parse("x", {"stop_max": 5, "extra_headers": {"kind": "b"}}, over=usual)
     assert (quirks.chat_path, quirks.stop_max, quirks.models_path) == ("/messages", 5, "/models")
+    assert quirks.extra_headers == {"version": "1", "kind": "b"}
 
 
 def test_a_model_may_differ_and_of_several_patterns_the_last_wins() -> None:
