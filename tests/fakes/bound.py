@@ -71,14 +71,15 @@ async def loaded(
     *,
     key: str | None = CANARY,
     load: LoadRequest | None = None,
+    adapter: type[Adapter] = OpenAIChat,
 ) -> AsyncIterator[Adapter]:
     """A loaded adapter, closed at the end."""
-    adapter = bound(base_url, quirks, key=key)
-    await load_only(adapter, load)
+    made = bound(base_url, quirks, key=key, adapter=adapter)
+    await load_only(made, load)
     try:
-        yield adapter
+        yield made
     finally:
-        await adapter.close()
+        await made.close()
 
 
 async def load_only(adapter: Adapter, load: LoadRequest | None = None) -> Loaded:
