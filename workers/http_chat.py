@@ -14,7 +14,7 @@ import contextlib
 import difflib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 from workers.adapter import (
     Adapter,
@@ -34,10 +34,11 @@ from workers.chat_body import Body
 from workers.codes import Code
 from workers.quirks import DROPPABLE, Quirks
 from workers.refusals import Refusal, Who, redacted
+from workers.sse import Event as Piece
 from workers.sse import EventTooLong, SSEDecoder
 from workers.upstream import Reply, Upstream
 
-__all__ = ["HttpChat", "model_names"]
+__all__ = ["Decoder", "HttpChat", "model_names"]
 
 LOAD_S: Final = 5.0
 """What a key check may take; a provider that is slower than that is used unchecked."""
@@ -58,11 +59,29 @@ _REFUSING_WORDS: Final = ("support", "unknown", "unrecognized", "not permitted",
 _REFUSING: Final = (Code.AUTHORIZATION, Code.UNREACHABLE)
 
 
+class Decoder(Protocol):
+    """Takes a stream apart: bytes in, pieces with their names out, at any split of the bytes."""
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """All pieces that are complete with `data`.
+
+        Raises:
+            EventTooLong: a piece is far too long.
+        """
+
+    def close(self) -> Piece | None:
+        """The end of the stream: a piece that only its end was missing from."""
+
+
 class HttpChat(Adapter, abc.ABC):
     """One provider of one wire for one binding."""
 
     usual: ClassVar[Quirks] = Quirks()
     """What holds for the wire where a provider's table says nothing."""
+    stream_types: ClassVar[tuple[str, ...]] = ("text/event-stream", "text/plain", "")
+    """The content types of a stream; JSON is always an answer that is whole."""
+    decoder: ClassVar[type[Decoder]] = SSEDecoder
+    """What takes a stream apart."""
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
         super().__init__(provider, binding)
@@ -79,6 +98,10 @@ class HttpChat(Adapter, abc.ABC):
         Raises:
             AdapterError: UNSUPPORTED, the request holds what this wire or this provider cannot carry.
         """
+
+    def path(self, request: Request, body: Body) -> str:
+        """Where the request goes, after the base URL; some wires name the model there."""
+        return self._quirks.chat_path
 
     @abc.abstractmethod
     def reader(self, who: Who, request: Request) -> Answer:
@@ -126,6 +149,8 @@ class HttpChat(Adapter, abc.ABC):
                 return
             except Refusal as exc:
                 if begun or retries or not self._learnt(exc, request, body):
+                    if near := self._near_refused(exc, request.model):
+                        raise near from exc
                     raise
                 retries += 1
 
@@ -174,11 +199,22 @@ class HttpChat(Adapter, abc.ABC):
             return ()
         if not self._quirks.models_complete:
             return (Warn("MODEL_NOT_LISTED", f"{self.provider.name} does not list the model {model!r}"),)
-        near = difflib.get_close_matches(model, self._models, NEAR_MODELS)
-        hint = f"near ones: {', '.join(near)}" if near else "use a name from get_models"
+        hint = self._near(model) or "use a name from get_models"
         raise AdapterError(Code.INVALID_MODEL, f"{self.provider.name} has no model {model!r}; {hint}")
 
+    def _near(self, model: str) -> str:
+        near = difflib.get_close_matches(model, self._models, NEAR_MODELS)
+        return f"near ones: {', '.join(near)}" if near else ""
+
     # ---- generate
+
+    def _near_refused(self, refused: Refusal, model: str) -> AdapterError | None:
+        """A refusal of the model with those that may have been meant; None if it is none of that kind."""
+        near = self._near(model) if refused.code is Code.INVALID_MODEL else ""
+        if not near:
+            return None
+        status = refused.provider_status
+        return AdapterError(refused.code, f"{refused.message}; {near}", provider_status=status)
 
     async def _answer(
         self, request: Request, body: Body, deadline: float, retries: int
@@ -188,7 +224,7 @@ class HttpChat(Adapter, abc.ABC):
             raise AdapterError(Code.NOT_LOADED, f"{self.provider.name} is not loaded")
         answer = self.reader(self._upstream.who, request)
         async with self._upstream.post(
-            self._quirks.chat_path,
+            self.path(request, body),
             body.encoded(),
             deadline=deadline,
             model=request.model,
@@ -212,7 +248,7 @@ class HttpChat(Adapter, abc.ABC):
 
     async def _streamed(self, reply: Reply, answer: Answer) -> AsyncGenerator[Event, None]:
         """The events of a stream up to its end; it returns only when the answer is complete."""
-        decoder = SSEDecoder()
+        decoder = self.decoder()
         seen = False
         try:
             async with contextlib.aclosing(reply.chunks()) as chunks:
@@ -254,7 +290,7 @@ class HttpChat(Adapter, abc.ABC):
         )
 
     def _check_type(self, reply: Reply) -> None:
-        if reply.content_type not in ("text/event-stream", "text/plain", ""):
+        if reply.content_type not in self.stream_types:
             raise AdapterError(
                 Code.UPSTREAM_PROTOCOL,
                 f"{self.provider.name} answered with {redacted(reply.content_type)} instead of a reply: "

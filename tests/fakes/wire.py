@@ -162,7 +162,7 @@ class Wire(abc.ABC):
 
     @abc.abstractmethod
     def refusals(self) -> Mapping[str, Refused]:
-        """Refusals in the provider's words, by what they say."""
+        """Refusals in the provider's words, by what they say; `model` is that of one that does not exist."""
 
     @abc.abstractmethod
     def stream_errors(self) -> Mapping[bytes, Code]:

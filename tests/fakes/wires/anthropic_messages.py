@@ -172,6 +172,7 @@ class AnthropicWire(Wire):
                 "invalid_request_error", "prompt is too long: 9 tokens > 8 maximum"
             ): Code.CONTEXT_TOO_LONG,
             b'data: {"type":"error","error":{"type":"overloaded_error"}}\n\n': Code.UPSTREAM_ERROR,
+            b'data: {"error":{"type":"rate_limit_error","message":"x"}}\n\n': Code.RATE_LIMITED,
         }
 
     def models(self, names: Sequence[str], received: Received) -> bytes:

@@ -466,6 +466,14 @@ async def test_a_refusal_is_told_in_our_codes(
     assert (len(served.server.requests), pauses) == (1, [])
 
 
+async def test_a_model_that_does_not_exist_is_told_with_the_nearest(served: Served) -> None:
+    refusal = served.wire.refusals()["model"]
+    served.server.behaviour = Behaviour(status=refusal.status, body=refusal.body)
+    outcome = await served.ask(model="fake-smal")
+    assert outcome.code is Code.INVALID_MODEL
+    assert "fake-small" in outcome.message
+
+
 @pytest.mark.parametrize("status", [400, 404, 413, 422])
 async def test_a_refusal_in_words_that_nobody_knows_has_the_code_of_its_status(
     served: Served, status: int
