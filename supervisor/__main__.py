@@ -108,4 +108,8 @@ def _warn_of_foreign_files() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:  # while it starts: what runs has an answer of its own
+        sys.stderr.write("supervisor: interrupted\n")
+        sys.exit(130)

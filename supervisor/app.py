@@ -24,7 +24,7 @@ from supervisor.catalog import Catalog, Provider, load_catalog
 from supervisor.client import Client
 from supervisor.commands import Outcome
 from supervisor.config import Settings, load_settings
-from supervisor.environments import find
+from supervisor.environments import Environment, find
 from supervisor.errors import ProvisionError, SettingsError
 from supervisor.health import HealthLines, ModuleHealth, Report, measured
 from supervisor.logs import LogFiles, start_logging
@@ -179,23 +179,34 @@ class App:
             on_death=on_death,
         )
 
-    async def _environment_of(self, provider: Provider, report: ReportProgress) -> Any:
-        # Here and not at the top: most starts never make an environment, and "ready" must not pay for it.
-        from supervisor.provisioner import provision_child
-
+    async def _environment_of(self, provider: Provider, report: ReportProgress) -> Environment:
         spec = self._catalog.env_of(provider)
-        if spec.heavy and find(self._settings.home, _lock_path(spec.name)) is None:
+        known = await asyncio.to_thread(find, self._settings.home, _lock_path(spec.name))
+        if known is not None:
+            return known
+        if spec.heavy:
             raise ProvisionError(
                 f"{provider.name} needs a large environment that is not made by a load; "
                 f"run: python install.py --llm {provider.id}"
             )
-        return await provision_child(
+        # Here and not at the top: most starts never make an environment, and "ready" must not pay for it.
+        from supervisor.provisioner import provision_child
+
+        log.info("worker provisioning provider=%s env=%s", provider.id, spec.name)
+        begun = time.monotonic()
+        made = await provision_child(
             self._settings.home,
             spec.name,
             on_progress=lambda p: report("provision", p.message, p.done / p.total if p.total else None),
             installer=self._settings.installer,
             wheelhouse=self._settings.wheelhouse,
         )
+        spent_ms = round((time.monotonic() - begun) * 1000)
+        log.info(
+            "worker provisioned provider=%s env=%s installer=%s ms=%d",
+            *(provider.id, spec.name, made.installer, spent_ms),
+        )
+        return made
 
     # ---- questions
 
@@ -280,7 +291,10 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_SETTINGS
     logs = start_logging(settings.home.logs, level=settings.log_level, json_lines=settings.log_json)
     try:
-        return asyncio.run(_serve(settings, catalog, logs))
+        code = asyncio.run(_serve(settings, catalog, logs))
+        if code == EXIT_INTERRUPTED and not log.isEnabledFor(logging.INFO):
+            logs.tell("module interrupted")  # every exit but 0 says why; else the line of its end did
+        return code
     except OSError as exc:
         return _not_bound(exc, settings)
     except KeyboardInterrupt:

@@ -1,7 +1,8 @@
 """venvs.toml as records: which providers there are, the wire each speaks and the environment it needs.
 
 A bad table is a CatalogError that names the table and the key; a good one can be trusted afterwards.
-HOME/venvs.local.toml adds an operator's own tables, or replaces single keys of ours.
+HOME/venvs.local.toml adds an operator's own tables, or replaces single keys of ours; `{home}` in a quirk is
+that HOME.
 What the environments contain on disk is provision.py's; this file only reads.
 """
 
@@ -24,6 +25,7 @@ ID_PATTERN: Final = re.compile(r"\A[a-z][a-z0-9-]{0,31}\Z")
 ENGINE: Final = "engine"
 KINDS: Final = ("api", "local-server", ENGINE, "script")
 SUGGESTIONS: Final = 3
+HOME_MARK: Final = "{home}"
 
 
 class CatalogError(SettingsError):
@@ -106,8 +108,8 @@ def load_catalog(path: Path, local: Path | None = None) -> Catalog:
         CatalogError: a file is not TOML, or a table breaks the rules above.
     """
     data = _read(path)
-    if local is not None and local.is_file():
-        data = _merged(data, _read(local))
+    if local is not None:
+        data = _in_home(_merged(data, _read(local)) if local.is_file() else data, str(local.parent))
     envs = {name: _env(name, table) for name, table in _tables(data, "env").items()}
     providers = {name: _provider(name, table, envs) for name, table in _tables(data, "provider").items()}
     _check_names(providers)
@@ -130,6 +132,21 @@ def _merged(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
         old = result.get(key)
         result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return result
+
+
+def _in_home(data: dict[str, Any], home: str) -> dict[str, Any]:
+    """The same with HOME's path in the quirks that ask for it."""
+    for table in _tables(data, "provider").values():
+        quirks = table.get("quirks")
+        if isinstance(quirks, dict):
+            table["quirks"] = {key: _filled(value, home) for key, value in quirks.items()}
+    return data
+
+
+def _filled(value: Any, home: str) -> Any:
+    if isinstance(value, list):
+        return [_filled(item, home) for item in value]
+    return value.replace(HOME_MARK, home) if isinstance(value, str) else value
 
 
 def _tables(data: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
@@ -188,7 +205,8 @@ def _check(where: str, provider: Provider, envs: Mapping[str, EnvSpec]) -> None:
     if provider.base_url is not None and not re.match(
         r"\Ahttps?://[^\s/?#@]+(/[^\s?#]*)?\Z", provider.base_url
     ):
-        raise CatalogError(f"{where}: base_url {provider.base_url!r} is not an http or https URL")
+        # Without the value: somebody may have written a password or a key into it.
+        raise CatalogError(f"{where}: base_url must be http:// or https://, without user, query and fragment")
     if provider.key_required and not provider.key:
         raise CatalogError(f"{where}: key_required, but no variable is named in key")
 

@@ -1,8 +1,9 @@
 """The second half of install.py, in the supervisor's environment: what a person can have done.
 
 Exit codes: 0 done; 1 a bug of ours; 2 bad arguments, settings or an unknown name; 4 an environment cannot be
-made or removed; 130 interrupted. --run, --chat and --test hand over, and end with the code of what they
-started. What install.py accepts: flags.py. What is shown while it works: terminal.py."""
+made or removed; 5 --check found something bad; 130 interrupted. --run, --chat and --test hand over, and end
+with the code of what they started. What install.py accepts: flags.py. What is shown while it works:
+terminal.py."""
 
 from __future__ import annotations
 
@@ -12,19 +13,22 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from supervisor import environments
 from supervisor.bootstrap import CHECKOUT, EXIT_INTERRUPTED, fail, supervisor_recipe
 from supervisor.catalog import EnvSpec, Provider, load_catalog
 from supervisor.environments import Environment
 from supervisor.errors import ModuleError, ProvisionError, SettingsError
-from supervisor.flags import install_parser, names_of
+from supervisor.flags import install_parser, making_flags, names_of
 from supervisor.home import Home, find_home
 from supervisor.launcher import LAUNCHER_NAME, program_argv, write_launchers
 from supervisor.provision import Recipe, provision
 from supervisor.spawn import exclusive_lock, hand_over, running_under
 from supervisor.terminal import ProgressLine, size_text
+
+if TYPE_CHECKING:
+    from supervisor.probes import Place
 
 __all__ = ["main"]
 
@@ -49,6 +53,8 @@ def main(argv: list[str]) -> int:
     flags = install_parser().parse_args(argv)
     try:
         home = find_home(flags.home, os.environ)
+        if flags.check or flags.report is not None:
+            return _ask(home, flags)
         return _Commands(home, flags).run()
     except ModuleError as exc:
         return fail(exc, ProgressLine(sys.stderr))
@@ -58,6 +64,52 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("\ninstall.py: interrupted; nothing half made is left", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _ask(home: Home, flags: argparse.Namespace) -> int:
+    """--check and --report: they work where no table and no setting can be read, and change nothing."""
+    from supervisor.probes import Place  # rarely asked for, and it comes with the whole module
+
+    others = making_flags(flags)
+    if others:
+        raise SettingsError(f"--check and --report change nothing, so they cannot go with {others[0]}")
+    place = Place(home, CHECKOUT, os.environ, tuple(names_of(flags.llm)))
+    code = _check(place) if flags.check else 0
+    if flags.report is not None:
+        _report(place, flags.report)
+    return code
+
+
+def _check(place: Place) -> int:
+    """Shows what the doctor finds, as it finds it."""
+    from supervisor.doctor import EXIT_BAD, Grade, closing_line, examine, shown
+    from supervisor.report import redactor_of
+    from supervisor.trials import probes_for  # all three as above
+
+    redactor = redactor_of(place, to_send=False)
+    findings = []
+    for finding in examine(probes_for(place)):
+        print(redactor.clean(shown(finding)), flush=True)
+        findings.append(finding)
+    print(f"\n{closing_line(findings)}")
+    return EXIT_BAD if any(finding.grade is Grade.BAD for finding in findings) else 0
+
+
+def _report(place: Place, file: str) -> None:
+    """Makes the archive and says what is in it."""
+    from supervisor.report import default_name, write_report  # as above
+
+    target = Path.cwd() / (file or default_name())
+    print("looking at everything, which takes up to half a minute", file=sys.stderr)
+    parts = write_report(place, target)
+    print(f"made {target}, which holds:")
+    for name, size_bytes in parts:
+        print(f"  {name}  {size_text(size_bytes)}")
+    print(
+        "Keys, tokens and passwords are taken out, and so are your name, your home folder and the name of\n"
+        "this machine. The module writes no prompts and no replies into its log; what a provider's own\n"
+        "package may write there is not ours to know. Look through the files before you send them to anybody."
+    )
 
 
 class _Commands:

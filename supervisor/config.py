@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -32,12 +32,28 @@ from supervisor.restarts import PoolLimits
 from supervisor.server import ServerLimits
 from supervisor.worker import WorkerLimits
 
-__all__ = ["DEFAULT_PORT", "Settings", "Variables", "load_settings"]
+__all__ = [
+    "DEFAULT_HOSTS",
+    "DEFAULT_PORT",
+    "PREFIX",
+    "WORDS",
+    "Settings",
+    "Variables",
+    "dotenv_lines",
+    "load_settings",
+    "unknown_settings",
+]
 
 DEFAULT_PORT: Final = 7562
 DEFAULT_HOSTS: Final = ("127.0.0.1", "::1")
 PREFIX: Final = "WAIFU_LLM_"
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+WORDS: Final = (
+    *("host", "port", "token", "allow_origin", "allow_host", "allow_base_url"),
+    *("log_level", "log_format", "installer", "wheelhouse"),
+)
+"""The settings that are no numbers; each is a variable and a name in settings.toml."""
 
 T = TypeVar("T")
 
@@ -253,6 +269,23 @@ def _path(value: str | None) -> Path | None:
     return None if value is None else Path(value)
 
 
+def unknown_settings(home: Home, environ: Mapping[str, str]) -> list[str]:
+    """Names in settings.toml, and variables of our prefix, that nothing reads: spelled wrongly, most likely.
+
+    Raises:
+        SettingsError: settings.toml cannot be read.
+    """
+    numbers = {(name, item.name) for name, kind in _SECTIONS.items() for item in dataclasses.fields(kind)}
+    unknown = []
+    for name, value in _settings_file(home.settings).items():
+        if name in _SECTIONS and isinstance(value, dict):
+            unknown += [f"{name}.{key}" for key in value if (name, key) not in numbers]
+        elif name not in (*WORDS, "base_url"):
+            unknown.append(name)
+    known = {f"{PREFIX}{name}".upper() for name in (*WORDS, "home", *map("_".join, numbers))}
+    return unknown + [name for name in environ if name.startswith(PREFIX) and name not in known]
+
+
 def _settings_file(path: Path) -> dict[str, Any]:
     try:
         return tomli.loads(path.read_text(encoding="utf-8"))
@@ -276,12 +309,14 @@ def _dotenv(path: Path) -> dict[str, str]:
         return {}
     except (OSError, ValueError) as exc:
         raise SettingsError(f"{path} cannot be read: {type(exc).__name__}") from exc
-    found = {}
+    return {name: value for name, value in dotenv_lines(lines) if name}
+
+
+def dotenv_lines(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Each line's name and value; a line that is none of `NAME=value` has no name, and is its own value."""
     for line in lines:
         match = _DOTENV_LINE.match(line)
-        if match is not None:
-            found[match[1]] = _unquoted(match[2])
-    return found
+        yield ("", line.strip()) if match is None else (match[1], _unquoted(match[2]))
 
 
 def _unquoted(value: str) -> str:

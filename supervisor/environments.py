@@ -25,11 +25,13 @@ from supervisor.spawn import abi, exclusive_lock
 __all__ = [
     "Environment",
     "collect_garbage",
+    "directory_size",
     "environment_key",
     "find",
     "find_any",
     "lock_digest",
     "read_lock",
+    "read_marker",
     "remove",
     "write_marker",
 ]
@@ -66,6 +68,14 @@ class Environment:
     seconds: float
     """That making it took."""
     packages: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def landmarks(self) -> tuple[Path, ...]:
+        """What must exist for it to work: its own Python, and the one below it.
+
+        A patch release in the same place does no harm and strands no gigabyte; a moved or removed one shows
+        here, and the standard library's directory carries the minor version."""
+        return (self.python, self.site_packages, self.base_python, self.base_library / "os.py")
 
     def as_json(self) -> dict[str, Any]:
         """What the marker holds, and what a builder prints."""
@@ -131,6 +141,19 @@ def read_lock(lock_path: Path) -> bytes:
             f"{lock_path.name}, which says what to install, cannot be read ({exc.strerror}): "
             "is the checkout complete?"
         ) from exc
+
+
+def read_marker(home: Home, key: str) -> Environment | None:
+    """What the key's marker says, whether or not it still holds; None if it says nothing that is ours."""
+    try:
+        with _marker(home, key).open(encoding="utf-8") as file:
+            values = json.loads(file.read(MARKER_BYTES))
+        environment = Environment.from_json(values)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if values.get("schema") != SCHEMA or environment.key != key or environment.directory.parent != home.envs:
+        return None
+    return environment
 
 
 def write_marker(home: Home, environment: Environment) -> None:
@@ -220,26 +243,7 @@ def _age_s(path: Path) -> float:
 
 def _valid(home: Home, key: str) -> Environment | None:
     """The environment that the key's marker names, if it still stands on what it was built from."""
-    try:
-        with _marker(home, key).open(encoding="utf-8") as file:
-            values = json.loads(file.read(MARKER_BYTES))
-        environment = Environment.from_json(values)
-    except (OSError, ValueError, KeyError, TypeError):
+    environment = read_marker(home, key)
+    if environment is None or not all(landmark.exists() for landmark in environment.landmarks):
         return None
-    if values.get("schema") != SCHEMA or environment.key != key or environment.directory.parent != home.envs:
-        return None
-    return environment if _stands(environment) else None
-
-
-def _stands(environment: Environment) -> bool:
-    """Whether the environment's Python, and the Python below it, are where they were.
-
-    A patch release in the same place does no harm and strands no gigabyte; a moved or removed one shows here,
-    and the standard library's directory carries the minor version."""
-    landmarks = (
-        environment.python,
-        environment.site_packages,
-        environment.base_python,
-        environment.base_library / "os.py",
-    )
-    return all(landmark.exists() for landmark in landmarks)
+    return environment

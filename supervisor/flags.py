@@ -9,7 +9,7 @@ from typing import Final
 from supervisor.installers import CHOICES
 from supervisor.version import VERSION
 
-__all__ = ["DEFAULT_PORT", "PLATFORMS", "install_parser", "names_of"]
+__all__ = ["DEFAULT_PORT", "PLATFORMS", "install_parser", "making_flags", "names_of"]
 
 DEFAULT_PORT: Final = 7562
 
@@ -20,10 +20,12 @@ examples:
   python install.py --llm demo --chat        talk to the demo: no key, no network
   python install.py --llm groq,openai        what an application needs that uses these two
   python install.py --llm groq --run 7562    and serve on that port
+  python install.py --check                  what is wrong here, and what helps
 
 exit codes:
   0 done   1 a bug of ours   2 bad arguments, settings or an unknown name   4 an environment cannot be made
-  130 interrupted; --run, --chat and --test end with the code of what they start
+  5 --check found something bad   130 interrupted
+  --run, --chat and --test end with the code of what they start
 """
 
 
@@ -44,10 +46,20 @@ def install_parser() -> argparse.ArgumentParser:
     what.add_argument("--remove", **names, help="remove these providers' environments")  # type: ignore[arg-type]
     what.add_argument("--list", action="store_true", help="the providers, installed or not")
     what.add_argument("--gc", action="store_true", help="remove environments that no lock needs any more")
+    _add_asking(parser.add_argument_group("when something is wrong (nothing is changed)"))
     _add_installing(parser.add_argument_group("how to install"))
     _add_offline(parser.add_argument_group("for a machine without network"))
     _add_starting(parser.add_argument_group("what to start then"))
     return parser
+
+
+def _add_asking(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--check", action="store_true", help="look at everything (or at the --llm) and say what helps"
+    )
+    group.add_argument(
+        "--report", nargs="?", const="", metavar="FILE", help="make a zip for a bug report, without keys"
+    )
 
 
 def _add_installing(group: argparse._ArgumentGroup) -> None:
@@ -79,6 +91,20 @@ def _add_starting(group: argparse._ArgumentGroup) -> None:
         metavar="ARG",
         help="all checks and tests, or pytest with these arguments",
     )
+
+
+def making_flags(flags: argparse.Namespace) -> list[str]:
+    """The given flags that make, remove or start something, besides installing what --llm names."""
+    makes = {
+        "--remove": flags.remove,
+        "--list": flags.list,
+        "--gc": flags.gc,
+        "--export-wheelhouse": flags.export_wheelhouse is not None,
+        "--run": flags.run is not None,
+        "--chat": flags.chat,
+        "--test": flags.test is not None,
+    }
+    return [flag for flag, given in makes.items() if given]
 
 
 def _port(text: str) -> int:

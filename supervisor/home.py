@@ -89,8 +89,9 @@ def find_home(flag: str | None, environ: Mapping[str, str]) -> Home:
     """
     given = flag or environ.get(VARIABLE)
     root = Path(given).expanduser() if given else default_root(environ)
-    home = Home(Path.cwd() / root)
+    home = Home(root)
     try:
+        home = Home(root.absolute())  # asks for the working directory, which may be gone, only if it must
         home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         home = Home(home.root.resolve(strict=True))
         for directory in (home.envs, home.locks, home.logs, home.bin, home.cache):

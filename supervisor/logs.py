@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["LogFiles", "register_secret", "scrub", "start_logging"]
+__all__ = ["MASK", "SECRET_MIN_CHARS", "LogFiles", "register_secret", "scrub", "start_logging"]
 
 FILE_BYTES: Final = 2 << 20
 FILES_KEPT: Final = 5
@@ -252,6 +252,11 @@ class LogFiles:
     def lost(self) -> dict[str, int]:
         """How many records each sink lost so far."""
         return {str(sink.name): sink.lost for sink in self._sinks}
+
+    def tell(self, sentence: str) -> None:
+        """A line that is written whatever the level."""
+        for sink in self._sinks:
+            sink.handle(_record(logging.INFO, "%s", sentence))
 
     def stop(self) -> None:
         """Ends the log's threads. One that a reader blocks is not waited for: it is a daemon."""

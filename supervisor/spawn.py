@@ -43,11 +43,14 @@ __all__ = [
     "exit_words",
     "hand_over",
     "hide_environment",
+    "listener_on",
     "on_end_signals",
     "only_if_asked_for",
     "oom_kills",
+    "path_limit",
     "run_child",
     "running_under",
+    "system_words",
     "user_data_directory",
     "was_killed",
     "watch_process",
@@ -442,6 +445,8 @@ WORKER_VARIABLES: Final = (
     else ("HOME", "PATH", "TMPDIR", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "USER", "LOGNAME", "XDG_CACHE_HOME")
 )  # fmt: skip
 """What a worker inherits: what the system and its libraries need, and never a key."""
+MODEL_VARIABLES: Final = ("HF_HOME", "HF_HUB_CACHE")
+"""Where the models of the Hugging Face hub are, for those who keep them on another disk."""
 NETWORK_VARIABLES: Final = (
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
     "http_proxy", "https_proxy", "all_proxy", "no_proxy",
@@ -461,7 +466,8 @@ def worker_argv(python: Path, checkout: Path, adapter: str, site_packages: Path)
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The allow-listed part of our own environment."""
-    return {name: environ[name] for name in (*WORKER_VARIABLES, *NETWORK_VARIABLES) if name in environ}
+    allowed = (*WORKER_VARIABLES, *MODEL_VARIABLES, *NETWORK_VARIABLES)
+    return {name: environ[name] for name in allowed if name in environ}
 
 
 def worker_options(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -624,3 +630,39 @@ def hide_environment() -> None:
 
         pr_set_dumpable = 4  # linux/prctl.h
         ctypes.CDLL(None).prctl(pr_set_dumpable, 0, 0, 0, 0)
+
+
+# ---------------------------------------------------------------- questions of the doctor
+
+
+def system_words() -> str:
+    """The system's name and version, for a report."""
+    import platform  # only who makes a report asks
+
+    return platform.platform()
+
+
+def listener_on(port: int) -> tuple[int, str] | None:
+    """The process that listens on a TCP port, and its name, where the system tells us."""
+    import psutil  # not at the top, as above
+
+    with contextlib.suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            place, pid = connection.laddr, connection.pid
+            if connection.status == psutil.CONN_LISTEN and place and place.port == port and pid is not None:
+                return pid, psutil.Process(pid).name()
+    return None
+
+
+def path_limit() -> int | None:
+    """How many characters a path may have, where the system sets a limit that users meet."""
+    if sys.platform == "win32":
+        import winreg  # as above
+
+        with contextlib.suppress(OSError):
+            key = r"SYSTEM\CurrentControlSet\Control\FileSystem"
+            with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, key) as opened:
+                if winreg.QueryValueEx(opened, "LongPathsEnabled")[0]:
+                    return None
+        return int(wintypes.MAX_PATH)
+    return None

@@ -1,4 +1,4 @@
-"""The example client against the real module: what a newcomer copies has to work as it stands."""
+"""The example clients against the real module: what a newcomer copies has to work as it stands."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -15,7 +16,7 @@ from examples.client import Client, LLMError, connected
 from supervisor.home import find_home
 from supervisor.provision import Recipe, provision
 from tests.e2e.module import Installation, Module
-from tests.wheelhouse import CHECKOUT, copy_checkout
+from tests.wheelhouse import CHECKOUT, copy_checkout, make_site
 
 pytestmark = pytest.mark.install
 
@@ -128,3 +129,61 @@ async def test_a_request_that_waits_hears_of_the_end_of_the_connection(module: M
                 async for _ in pieces:
                     pass
             assert ended.value.name == "GONE"
+
+
+# ---------------------------------------------------------------- Node
+
+NODE: Final = shutil.which("node")
+needs_node = pytest.mark.skipif(NODE is None, reason="node is not on PATH")
+EXAMPLE: Final = str(CHECKOUT / "examples" / "client.mjs")
+
+
+def node(*words: str) -> subprocess.CompletedProcess[str]:
+    """Runs node to its end."""
+    return subprocess.run(
+        [str(NODE), *words], capture_output=True, encoding="utf-8", timeout=PATIENCE_S, check=False
+    )
+
+
+def websocket_flags() -> list[str]:
+    """What this Node needs to have a WebSocket; the test fails where it is too old to have one at all."""
+    built_in = node("-p", "typeof WebSocket").stdout.strip() == "function"
+    return [] if built_in else ["--experimental-websocket"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A HOME as install.py leaves it to an application."""
+    site = make_site(tmp_path_factory.mktemp("example"))
+    shutil.copy(CHECKOUT / "venvs.toml", site.checkout / "venvs.toml")
+    done = site.run("--llm", "demo", home=site.root / "the hôme")
+    assert done.returncode == 0, done.stderr
+    return site.root / "the hôme"
+
+
+@needs_node
+def test_the_application_in_node_starts_the_module_talks_to_it_and_ends_it(home: Path) -> None:
+    done = node(*websocket_flags(), EXAMPLE, str(home))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "demo: 1 models",
+        "stream: Why did the stream go quiet? The punch line was still buffering. 🥁",
+        "interrupt: Once a small lighthouse stood [INTERRUPT]",
+        "closed: the module ended with code 0",
+    ]
+
+
+@needs_node
+def test_the_application_in_node_fails_with_the_modules_own_sentence_and_leaves_nothing(home: Path) -> None:
+    done = node(*websocket_flags(), EXAMPLE, str(home), "dmeo")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Did you mean demo" in done.stderr
+    assert "module closed" in done.stderr, "it ends when its stdin does"
+
+
+@needs_node
+def test_a_node_without_a_websocket_is_told_what_to_do(home: Path) -> None:
+    without = "data:text/javascript,delete globalThis.WebSocket"
+    done = node("--import", without, EXAMPLE, str(home))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "this Node has no WebSocket: use Node 22, or node --experimental-websocket\n"

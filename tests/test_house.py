@@ -38,7 +38,7 @@ OWNERS: Final = {
     "psutil": {"supervisor/spawn.py"},
     "websockets": {
         *("supervisor/access.py", "supervisor/server.py"),
-        *("supervisor/chat.py", "supervisor/status.py"),
+        *("supervisor/chat.py", "supervisor/status.py", "supervisor/trials.py"),
     },
 }
 """A package of others → the only files that may import it."""
@@ -68,6 +68,7 @@ BEFORE_HAND_OVER: Final = (
 BOUNDARIES: Final = {
     "supervisor/app.py": "the outermost of the supervisor",
     "supervisor/client.py": "one client's load",
+    "supervisor/doctor.py": "one probe",
     "workers/__main__.py": "the outermost of a worker",
     "workers/endings.py": "one request in a worker",
 }

@@ -20,6 +20,7 @@ import pytest
 
 from supervisor import environments
 from supervisor.bootstrap import SUPERVISOR_IMPORTS
+from supervisor.doctor import EXIT_BAD
 from supervisor.home import Home, find_home
 from supervisor.installers import find_uv
 from supervisor.launcher import LAUNCHER_NAME
@@ -188,6 +189,48 @@ def test_garbage_goes_and_what_is_needed_stays(site: Site, home: Home) -> None:
     assert "removed unfinished 0123456789abcdef" in done.stdout
     assert not (home.envs / "0123456789abcdef-dead").exists()
     assert (done.returncode, markers(home)) == (0, before)
+
+
+# The doctor and the report.
+
+NO_PORT: Final = {"WAIFU_LLM_PORT": "0"}
+"""Whatever else runs on this machine may have the usual one."""
+
+
+def kept(home: Home) -> dict[str, tuple[int, int]]:
+    """Every file of a HOME but those that may be deleted at any time."""
+    cache = str(home.cache)
+    return {name: status for name, status in tree(home.root).items() if not name.startswith(cache)}
+
+
+def test_the_doctor_finds_a_fresh_installation_well_and_changes_nothing(site: Site, home: Home) -> None:
+    site.run("--llm", "demo", home=home.root)
+    site.run("--gc", home=home.root)
+    before = kept(home)
+    done = site.run("--check", "--llm", "demo", home=home.root, **NO_PORT)
+    assert (done.returncode, done.stderr, kept(home)) == (0, "", before), done.stdout
+    assert "0 to look at, 0 bad. Everything is fine." in done.stdout
+    assert "a worker in" in done.stdout
+
+
+def test_the_doctors_remedy_for_a_python_that_is_gone_is_one(site: Site, empty_home: Home) -> None:
+    assert site.run("--llm", "demo", home=empty_home.root).returncode == 0
+    demo = environments.find(empty_home, site.checkout / "locks" / "base.txt")
+    assert demo is not None
+    demo.python.unlink()
+    done = site.run("--check", home=empty_home.root, **NO_PORT)
+    assert done.returncode == EXIT_BAD
+    assert f"{demo.python} is gone\n      -> python install.py --llm demo --home " in done.stdout
+    assert site.run("--llm", "demo", home=empty_home.root).returncode == 0
+    assert site.run("--check", home=empty_home.root, **NO_PORT).returncode == 0
+
+
+def test_the_report_is_made_where_it_is_asked_for(site: Site, home: Home, tmp_path: Path) -> None:
+    done = site.run("--report", str(tmp_path / "r.zip"), home=home.root, **NO_PORT)
+    assert (done.returncode, f"made {tmp_path / 'r.zip'}" in done.stdout) == (0, True), done.stderr
+    again = site.run("--report", str(tmp_path / "r.zip"), home=home.root, **NO_PORT)
+    assert again.returncode == 2
+    assert "is there already" in again.stderr
 
 
 # What an application starts.

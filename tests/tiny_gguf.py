@@ -2,25 +2,25 @@
 
 One token per byte, so any text goes in, and only printable ASCII comes out: noise, the same at every run.
 It loads, streams, stops and is interrupted like a real one. Needs numpy and gguf, and no network.
+A larger Shape makes one whose tokens cost as much as a real model's, for measuring.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import gguf
 import numpy as np
 
-__all__ = ["CONTEXT", "make_tiny_gguf"]
+__all__ = ["CONTEXT", "TEMPLATE", "Shape", "make_tiny_gguf"]
 
 CONTEXT: Final = 8192
 """Long enough that a reply can be interrupted before it ends."""
-WIDTH: Final = 64
-LAYERS: Final = 2
-HEADS: Final = 4
-KV_HEADS: Final = 2
-FEED_FORWARD: Final = 96
+TINY_WIDTH: Final = 64
+NOISE: Final = 0.1
+"""The weights' deviation at that width; a wider model's are smaller, so that its sums are as large."""
 LOUDNESS: Final = 0.4
 """How far apart the chances of two tokens are; with less, every letter would be as likely."""
 SPECIALS: Final = ("<|end|>", "<|from|>", "<|stop|>")
@@ -33,13 +33,32 @@ TEMPLATE: Final = (
 )
 
 
-def make_tiny_gguf(path: Path, *, seed: int = 7) -> None:
-    """Writes the model to `path`."""
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How large the model is."""
+
+    width: int = TINY_WIDTH
+    layers: int = 2
+    heads: int = 4
+    kv_heads: int = 2
+    feed_forward: int = 96
+    context: int = CONTEXT
+
+
+TINY: Final = Shape()
+
+
+def make_tiny_gguf(
+    path: Path, *, seed: int = 7, shape: Shape = TINY, template: str | None = TEMPLATE
+) -> None:
+    """Writes the model to `path`; without a template it is a model that only continues text."""
     tokens = [*SPECIALS, *_byte_tokens(), "".join(MERGE)]
     writer = gguf.GGUFWriter(str(path), "llama")
-    _describe(writer, len(tokens))
+    _describe(writer, len(tokens), shape)
     _add_tokens(writer, tokens)
-    for name, tensor in _tensors(tokens, np.random.default_rng(seed)).items():
+    if template is not None:
+        writer.add_chat_template(template)
+    for name, tensor in _tensors(tokens, np.random.default_rng(seed), shape).items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -56,16 +75,16 @@ def _byte_tokens() -> list[str]:
     return [shown[byte] for byte in range(256)]
 
 
-def _describe(writer: Any, vocabulary: int) -> None:
+def _describe(writer: Any, vocabulary: int, shape: Shape) -> None:
     writer.add_name("tiny")
-    writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(FEED_FORWARD)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
+    writer.add_context_length(shape.context)
+    writer.add_embedding_length(shape.width)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.feed_forward)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_rope_dimension_count(shape.width // shape.heads)
     writer.add_vocab_size(vocabulary)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
 
@@ -81,32 +100,34 @@ def _add_tokens(writer: Any, tokens: list[str]) -> None:
     writer.add_eos_token_id(STOP)
     writer.add_pad_token_id(END)
     writer.add_add_bos_token(False)
-    writer.add_chat_template(TEMPLATE)
 
 
-def _tensors(tokens: list[str], random: np.random.Generator) -> dict[str, np.ndarray[Any, Any]]:
-    def noise(*shape: int, scale: float = 0.1) -> np.ndarray[Any, Any]:
-        return (random.standard_normal(shape) * scale).astype(np.float32)
+def _tensors(tokens: list[str], random: np.random.Generator, shape: Shape) -> dict[str, np.ndarray[Any, Any]]:
+    narrower = (TINY_WIDTH / shape.width) ** 0.5
 
-    kv_width = WIDTH // HEADS * KV_HEADS
-    ones = np.ones(WIDTH, dtype=np.float32)
+    def noise(*sides: int, scale: float = NOISE * narrower) -> np.ndarray[Any, Any]:
+        return (random.standard_normal(sides) * scale).astype(np.float32)
+
+    width, feed_forward = shape.width, shape.feed_forward
+    kv_width = width // shape.heads * shape.kv_heads
+    ones = np.ones(width, dtype=np.float32)
     loud = np.array([[float(len(token) == 1 and token.isascii())] for token in tokens], dtype=np.float32)
     tensors = {
-        "token_embd.weight": noise(len(tokens), WIDTH, scale=1.0),
+        "token_embd.weight": noise(len(tokens), width, scale=1.0),
         "output_norm.weight": ones,
-        "output.weight": noise(len(tokens), WIDTH, scale=LOUDNESS) * loud,
+        "output.weight": noise(len(tokens), width, scale=LOUDNESS * narrower) * loud,
     }
-    for layer in range(LAYERS):
+    for layer in range(shape.layers):
         block = f"blk.{layer}"
         tensors |= {
             f"{block}.attn_norm.weight": ones,
-            f"{block}.attn_q.weight": noise(WIDTH, WIDTH),
-            f"{block}.attn_k.weight": noise(kv_width, WIDTH),
-            f"{block}.attn_v.weight": noise(kv_width, WIDTH),
-            f"{block}.attn_output.weight": noise(WIDTH, WIDTH),
+            f"{block}.attn_q.weight": noise(width, width),
+            f"{block}.attn_k.weight": noise(kv_width, width),
+            f"{block}.attn_v.weight": noise(kv_width, width),
+            f"{block}.attn_output.weight": noise(width, width),
             f"{block}.ffn_norm.weight": ones,
-            f"{block}.ffn_gate.weight": noise(FEED_FORWARD, WIDTH),
-            f"{block}.ffn_up.weight": noise(FEED_FORWARD, WIDTH),
-            f"{block}.ffn_down.weight": noise(WIDTH, FEED_FORWARD),
+            f"{block}.ffn_gate.weight": noise(feed_forward, width),
+            f"{block}.ffn_up.weight": noise(feed_forward, width),
+            f"{block}.ffn_down.weight": noise(width, feed_forward),
         }
     return tensors

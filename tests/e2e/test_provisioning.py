@@ -47,6 +47,9 @@ async def test_a_first_load_makes_the_environment_shows_its_progress_and_then_ta
             progress = [m for m in client.received if m["type"] == "load_progress"]
             reply = await client.say()
             again = await client.load("demo")
+        log = [line for line in module.stderr().splitlines() if "worker provision" in line]
+    assert ["provisioning" in line for line in log] == [True, False]
+    assert "worker provisioned provider=demo env=base installer=" in log[1]
     assert done["error"] == "SUCCESS"
     assert done["timings_ms"]["provision"] > 0
     assert again["timings_ms"]["provision"] == 0

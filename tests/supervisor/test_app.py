@@ -151,6 +151,18 @@ async def test_a_signal_ends_it_as_close_does(start: Start, number: signal.Signa
     assert "Traceback" not in (await module.output())[1]
 
 
+@posix_only
+@pytest.mark.parametrize("level", ["INFO", "ERROR"])
+async def test_an_interrupt_says_why_whatever_the_log_s_level(start: Start, level: str) -> None:
+    module = start("0", "--log-level", level)
+    await module.ready()
+    module.process.send_signal(signal.SIGINT)
+    assert await module.exit_status() == EXIT_INTERRUPTED
+    said = (await module.output())[1]
+    assert ("module interrupted" in said) == (level == "ERROR")
+    assert said
+
+
 async def test_the_end_of_stdin_ends_it_where_that_was_asked_for(start: Start) -> None:
     module = start("0", "--exit-on-stdin-eof")
     await module.ready()

@@ -177,6 +177,15 @@ def test_the_local_file_adds_tables_and_replaces_single_keys(folder: Path) -> No
     assert catalog.env_of(catalog.providers["q"]).imports == ("x",)
 
 
+def test_home_in_a_quirk_is_the_folder_of_the_local_file(folder: Path) -> None:
+    quirks = '[provider.p.quirks]\nplace = "{home}/models"\nplaces = ["{home}", "/x"]\ncount = 3\n'
+    expected = {"place": f"{folder}/models", "places": [str(folder), "/x"], "count": 3}
+    assert catalog_of(folder, GOOD + quirks).providers["p"].quirks == expected
+    local = '[provider.p.quirks]\nplace = "{home}/other"\n'
+    theirs = catalog_of(folder, GOOD + quirks, local).providers["p"].quirks
+    assert theirs == {**expected, "place": f"{folder}/other"}
+
+
 def test_a_bad_local_file_is_named(folder: Path) -> None:
     assert "venvs.local.toml is not valid TOML" in error_of(folder, GOOD, "[")
     assert "[provider.p]: unknown key 'x'" in error_of(folder, GOOD, "[provider.p]\nx = 1")

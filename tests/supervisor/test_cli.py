@@ -12,6 +12,7 @@ import pytest
 
 from supervisor import bootstrap, cli, environments, launcher, wheelhouse
 from supervisor.catalog import load_catalog
+from supervisor.doctor import EXIT_BAD
 from supervisor.environments import Environment
 from supervisor.errors import ProvisionError, SettingsError
 from supervisor.flags import DEFAULT_PORT, install_parser, names_of
@@ -353,6 +354,51 @@ def test_what_is_started_gets_home_and_the_first_provider(
     program = launcher.program_argv(environment, CHECKOUT, installed)
     expected = [str(installed.root) if word == "HOME" else word for word in words]
     assert started == [[*program, *expected]]
+
+
+# The doctor and the report.
+
+
+def test_the_doctor_shows_each_finding_and_a_last_line_and_writes_nothing(
+    installed: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WAIFU_LLM_PORT", "0")
+    before = sorted(installed.root.rglob("*"))
+    assert cli.main(["--check", "--llm", "demo", "nobody", "--home", str(installed.root)]) == EXIT_BAD
+    said = capsys.readouterr().out.splitlines()
+    assert said[1] == f"ok    HOME           {installed.root}"
+    assert said[-1].endswith("1 bad. Begin with what is bad; each arrow says how.")
+    assert sorted(installed.root.rglob("*")) == before
+
+
+def test_a_home_without_faults_is_exit_code_0(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WAIFU_LLM_PORT", "0")
+    assert cli.main(["--check", "--home", str(home.root)]) == 0
+
+
+def test_the_doctor_works_where_nothing_can_be_read(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (home.settings, home.local_catalog, home.dotenv):
+        path.write_bytes(b"\xff\xfe[")
+    assert cli.main(["--check", "--home", str(home.root)]) == EXIT_BAD
+    assert "settings.toml cannot be read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("asking", [["--check"], ["--report"], ["--report", "x.zip"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *(["--remove", "demo"], ["--list"], ["--gc"], ["--export-wheelhouse", "x"]),
+        *(["--run", "0"], ["--chat"], ["--test"]),
+    ],
+    ids=" ".join,
+)
+def test_what_changes_nothing_does_not_go_with_what_does(
+    home: Home, capsys: pytest.CaptureFixture[str], asking: list[str], flags: list[str]
+) -> None:
+    assert cli.main([*asking, "--home", str(home.root), *flags]) == bootstrap.EXIT_SETTINGS
+    assert f"cannot go with {flags[0]}" in capsys.readouterr().err
 
 
 # The launchers.

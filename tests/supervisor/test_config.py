@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from supervisor import config
 from supervisor.config import DEFAULT_HOSTS, DEFAULT_PORT, Settings, Variables, load_settings
 from supervisor.errors import SettingsError
 
@@ -293,3 +295,8 @@ def test_settings_cannot_be_changed_afterwards(desk: Desk) -> None:
     settings: Any = desk.load()
     with pytest.raises(AttributeError):
         settings.port = 1
+
+
+def test_every_word_that_is_looked_up_is_a_known_setting() -> None:
+    source = Path(config.__file__).read_text(encoding="utf-8")
+    assert set(re.findall(r"look\.texts?\(\"(\w+)\"\)", source)) == set(config.WORDS)

@@ -1,0 +1,401 @@
+"""What the module costs an engine: llama.cpp through the module against llama.cpp called directly.
+
+    python benchmarks/engines.py --home HOME [--model FILE] [--rounds N] [--speed-only]
+
+HOME is one in which `install.py --llm llama-cpp` has run. Without --model one of random weights is made whose
+tokens cost over five milliseconds; that needs numpy and gguf, so run it in the development environment.
+Both sides load the same file with the same settings and take turns, so that whatever else the machine does
+meets both. Times are in milliseconds; nothing is asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import median, quantiles
+from typing import IO, Any, Final
+
+CHECKOUT: Final = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(CHECKOUT))
+
+import psutil  # noqa: E402  # as all below: the checkout is on the path only now
+from websockets.asyncio.client import ClientConnection, connect  # noqa: E402
+
+from supervisor.spawn import STAY_VARIABLE  # noqa: E402
+
+TOKENS: Final = 60
+"""Of one reply whose speed is measured."""
+FIRST_TOKENS: Final = 20
+INTERRUPTS: Final = 20
+TURNS: Final = 5
+CYCLES: Final = 50
+CROWD: Final = 4
+HISTORY_WORDS: Final = 120
+"""Of the first turn of a conversation; a byte is a token here."""
+OPTIONS: Final[Mapping[str, Any]] = {"slots": CROWD, "threads": 1, "context_length": 2048}
+WAIT_S: Final = 300.0
+START_S: Final = 30.0
+SETTLE_S: Final = 2.0
+"""After the last connection has gone; the model goes in some hundredths of a second."""
+MS: Final = 1000
+MIB: Final = 1 << 20
+
+Json = dict[str, Any]
+
+
+# ---- the engine, called directly, in a process of its own
+
+
+def serve_directly(model: str) -> None:
+    """Loads the model as the adapter does, then answers each line of stdin with one of times."""
+    from workers.adapters import llama_cpp  # only this process has the engine
+    from workers.engine_options import read_options
+
+    given, _ = read_options(OPTIONS)
+    wanted = llama_cpp.Wanted("direct", Path(model), given)
+    engine = llama_cpp._opened(wanted, lambda *_: None, threading.Event())
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    for line in sys.stdin:
+        at: list[float] = []
+
+        def take(piece: bytes, at: list[float] = at) -> bool:
+            choices = json.loads(piece).get("choices")
+            if choices and choices[0]["delta"].get("content"):
+                at.append(time.perf_counter())
+            return False
+
+        started = time.perf_counter()
+        engine._server.handle_chat_completions(line.encode(), take)
+        sys.stdout.write(json.dumps([moment - started for moment in at]) + "\n")
+        sys.stdout.flush()
+
+
+class Failed(Exception):
+    """What cannot be measured, since it did not work."""
+
+
+def _pipe(stream: IO[str] | None) -> IO[str]:
+    if stream is None:
+        raise Failed("the process has no pipe")
+    return stream
+
+
+class Direct:
+    """The other end of that process."""
+
+    def __init__(self, model: Path) -> None:
+        argv = [sys.executable, __file__, "--direct", str(model)]
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
+        if self._line() != "ready\n":
+            raise Failed("the engine does not load in a process of its own")
+
+    def _line(self) -> str:
+        return _pipe(self.process.stdout).readline()
+
+    def say(self, text: str, tokens: int) -> list[float]:
+        """When each piece of the reply came, in seconds."""
+        body = {
+            "messages": [{"role": "user", "content": text}],
+            "max_tokens": tokens,
+            "temperature": 1.0,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "return_progress": True,
+            "chat_template_kwargs": {"enable_thinking": False},
+        }
+        stdin = _pipe(self.process.stdin)
+        stdin.write(json.dumps(body) + "\n")
+        stdin.flush()
+        times: list[float] = json.loads(self._line())
+        return times
+
+    def close(self) -> None:
+        """Its stdin ends, and so does it."""
+        self.process.communicate(timeout=WAIT_S)
+
+
+# ---- the module
+
+
+class Module:
+    """A module that runs for the time of a measurement."""
+
+    def __init__(self, home: Path, log: IO[bytes]) -> None:
+        argv = [sys.executable, str(CHECKOUT / "supervisor"), "0", "--home", str(home)]
+        environment = {**os.environ, STAY_VARIABLE: "1"}
+        self.process = subprocess.Popen(
+            argv, env=environment, stdout=subprocess.PIPE, stderr=log, encoding="utf-8"
+        )
+        self.port = json.loads(_pipe(self.process.stdout).readline())["port"]
+
+    def memory(self) -> dict[str, float]:
+        """Resident MiB of the supervisor, and of all below it."""
+        own = psutil.Process(self.process.pid)
+        below = sum(child.memory_info().rss for child in own.children(recursive=True))
+        return {"supervisor": own.memory_info().rss / MIB, "workers": below / MIB}
+
+    def close(self) -> None:
+        """Ends it as a terminal would."""
+        self.process.terminate()
+        self.process.wait(START_S)
+        _pipe(self.process.stdout).close()
+
+
+class Client:
+    """One connection that does one thing at a time."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self._ids = itertools.count(1)
+
+    async def ask(self, request: Json, answer: str) -> Json:
+        """Sends, and waits for the message of that type."""
+        await self._socket.send(json.dumps(request))
+        return await self.until(answer)
+
+    async def until(self, kind: str) -> Json:
+        """The next message of that type."""
+        while True:
+            message: Json = json.loads(await asyncio.wait_for(self._socket.recv(), WAIT_S))
+            if message["type"] == kind:
+                return message
+
+    async def load(self, model: Path) -> Json:
+        """Loads the model."""
+        request = {"type": "load", "provider": "local", "preload_model_id": str(model), "options": OPTIONS}
+        done = await self.ask({**request, "unique_request_id": f"l{next(self._ids)}"}, "load_done")
+        if done["is_error"]:
+            raise Failed(done["message"])
+        return done
+
+    async def begin(self, messages: list[Json], tokens: int, **extra: Any) -> float:
+        """Sends a generate; the time of that."""
+        request = {
+            "type": "generate",
+            "unique_request_id": f"g{next(self._ids)}",
+            "messages": messages,
+            "params": {"max_output_length": tokens, "extra": {"ignore_eos": True, **extra}},
+            "stream": True,
+        }
+        started = time.perf_counter()
+        await self._socket.send(json.dumps(request))
+        return started
+
+    async def say(self, text: str, tokens: int) -> list[float]:
+        """When each piece of the reply came, in seconds."""
+        times, _, _ = await self.converse([{"role": "user", "content": text}], tokens)
+        return times
+
+    async def converse(
+        self, messages: list[Json], tokens: int, **extra: Any
+    ) -> tuple[list[float], str, Json]:
+        """When each piece came, the reply, and its end."""
+        started = await self.begin(messages, tokens, **extra)
+        at, text = [], ""
+        while True:
+            message: Json = json.loads(await asyncio.wait_for(self._socket.recv(), WAIT_S))
+            if message["type"] == "generate_stream_chunk":
+                at.append(time.perf_counter() - started)
+                text += message["chunk"]
+            elif message["type"] == "generate_stream_done":
+                if message["is_error"]:
+                    raise Failed(message["message"])
+                return at, text, message
+
+
+@contextlib.asynccontextmanager
+async def client_of(module: Module) -> Any:
+    """A connection, closed at the end."""
+    async with connect(f"ws://127.0.0.1:{module.port}", proxy=None) as socket:
+        yield Client(socket)
+
+
+# ---- the measures
+
+
+async def speeds(client: Client, direct: Direct, rounds: int) -> Json:
+    """A token's time and the first token of both sides, in turns, beginning with the other one each time.
+
+    The lower quartile of the times is what a token costs when nothing else runs; the medians say how busy
+    the machine was meanwhile.
+    """
+    tokens: dict[str, list[float]] = {"direct": [], "module": []}
+    first: dict[str, list[float]] = {"direct": [], "module": []}
+    for number in range(rounds):
+        for side in ("direct", "module") if number % 2 else ("module", "direct"):
+            text = f"Tell me number {number} of the stories."
+            times = direct.say(text, TOKENS) if side == "direct" else await client.say(text, TOKENS)
+            tokens[side] += [(after - before) * MS for before, after in itertools.pairwise(times)]
+    for number in range(FIRST_TOKENS):
+        for side in ("direct", "module") if number % 2 else ("module", "direct"):
+            text = f"{number:03} is a number."
+            times = direct.say(text, 1) if side == "direct" else await client.say(text, 1)
+            first[side].append(times[0] * MS)
+    return {
+        "token_ms": {side: _spread(values) for side, values in tokens.items()},
+        "tokens_per_s_module_against_direct": {
+            name: round(figure / _spread(tokens["module"])[name], 4)
+            for name, figure in _spread(tokens["direct"]).items()
+        },
+        "first_token_ms": {side: _spread(values) for side, values in first.items()},
+    }
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {
+        "quartile": round(quantiles(values, n=4)[0], 3),
+        "median": round(median(values), 3),
+        "mean": round(sum(values) / len(values), 3),
+    }
+
+
+async def crowd(module: Module, model: Path) -> Json:
+    """Tokens a second of one client, and of several at once together."""
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(client_of(module)) for _ in range(CROWD)]
+        for client in clients:
+            await client.load(model)
+        alone, together = [], []
+        for number in range(3):
+            alone.append(await _crowd_speed(clients[:1], f"Alone {number}"))
+            together.append(await _crowd_speed(clients, f"Together {number}"))
+    return {"one": round(median(alone), 2), f"{CROWD} at once": round(median(together), 2)}
+
+
+async def _crowd_speed(clients: list[Client], text: str) -> float:
+    """Tokens a second of all together, from the question to the last token."""
+    started = time.perf_counter()
+    replies = await asyncio.gather(*(client.say(text, TOKENS) for client in clients))
+    return sum(map(len, replies)) / (time.perf_counter() - started)
+
+
+async def second_turns(client: Client) -> Json:
+    """The first token of a conversation's second turn, with and without the first one's reuse."""
+    found: dict[str, list[float]] = {"with": [], "without": []}
+    usage: Json = {}
+    for number in range(TURNS):
+        for kind in found:
+            words = " ".join(f"word{number}{kind}{i}" for i in range(HISTORY_WORDS))
+            history = [{"role": "user", "content": words}]
+            _, text, _ = await client.converse(history, 10)
+            history += [{"role": "assistant", "content": text}, {"role": "user", "content": "Go on."}]
+            times, _, end = await client.converse(history, 1, cache_prompt=kind == "with")
+            found[kind].append(times[0] * MS)
+            usage[kind] = end["usage"]
+    return {
+        "first_token_ms": {kind: round(median(values), 1) for kind, values in found.items()},
+        "tokens": {kind: [use["input_tokens"], use["cached_input_tokens"]] for kind, use in usage.items()},
+    }
+
+
+async def interrupts(client: Client) -> Json:
+    """From sending an interrupt to its ack and to the end of the reply, and how long closing took."""
+    acks, ends, closed = [], [], []
+    for number in range(INTERRUPTS):
+        await client.begin([{"role": "user", "content": f"Stop {number}"}], 2000)
+        for _ in range(1 + number % 5):
+            await client.until("generate_stream_chunk")
+        started = time.perf_counter()
+        await client.ask({"type": "interrupt", "unique_request_id": f"i{number}"}, "interrupt_ack")
+        acks.append((time.perf_counter() - started) * MS)
+        end = await client.until("generate_stream_done")
+        ends.append((time.perf_counter() - started) * MS)
+        closed.append(end["upstream_closed_ms"])
+    spread = {"ack": acks, "end": ends, "upstream_closed": closed}
+    return {
+        name: {"median": round(median(values), 2), "max": round(max(values), 2)}
+        for name, values in spread.items()
+    }
+
+
+async def cycles(module: Module, model: Path) -> Json:
+    """Loads and unloads, and what stays in memory."""
+    sizes, took = [], []
+    for _ in range(CYCLES):
+        async with client_of(module) as client:
+            took.append((await client.load(model))["timings_ms"]["model"])
+            sizes.append(module.memory())
+    await asyncio.sleep(SETTLE_S)
+    return {
+        "load_ms": median(took),
+        "unloaded": _rounded(module.memory()),
+        "supervisor_mib": [round(sizes[i]["supervisor"], 1) for i in (0, 9, -1)],
+        "workers_mib": [round(sizes[i]["workers"], 1) for i in (0, 9, -1)],
+    }
+
+
+async def measure(home: Path, model: Path, rounds: int, *, speed_only: bool) -> Json:
+    """Everything, one after the other, or only what compares the module with the engine."""
+    size = (await asyncio.to_thread(model.stat)).st_size
+    with tempfile.TemporaryFile() as log, contextlib.ExitStack() as stack:
+        module = Module(home, log)
+        stack.callback(module.close)
+        figures: Json = {"model_mib": round(size / MIB), "idle": _rounded(module.memory())}
+        async with client_of(module) as client:
+            figures["load"] = (await client.load(model))["timings_ms"]
+            figures["loaded"] = _rounded(module.memory())
+            direct = Direct(model)
+            stack.callback(direct.close)
+            figures["speed"] = await speeds(client, direct, rounds)
+            if speed_only:
+                return figures
+            figures["second turn"] = await second_turns(client)
+            figures["interrupt"] = await interrupts(client)
+            figures["crowd"] = await crowd(module, model)
+        figures["cycles"] = await cycles(module, model)
+        return figures
+
+
+def _rounded(sizes: Mapping[str, float]) -> Json:
+    return {name: round(size, 1) for name, size in sizes.items()}
+
+
+@contextlib.contextmanager
+def model_of(given: Path | None) -> Iterator[Path]:
+    """The file to measure with; one of random weights is made and removed again."""
+    if given is not None:
+        yield given.resolve()
+        return
+    from tests.tiny_gguf import Shape, make_tiny_gguf  # it needs numpy
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "random.gguf"
+        make_tiny_gguf(path, shape=Shape(width=768, layers=12, heads=12, kv_heads=4, feed_forward=2048))
+        yield path
+
+
+def main() -> int:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description="What the module costs an engine.")
+    parser.add_argument("--home", type=Path)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--speed-only", action="store_true", help="only what compares the two sides")
+    parser.add_argument("--direct", help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.direct is not None:
+        serve_directly(flags.direct)
+        return 0
+    if flags.home is None:
+        parser.error("--home is missing: one in which install.py --llm llama-cpp has run")
+    with model_of(flags.model) as model:
+        figures = asyncio.run(measure(flags.home, model, flags.rounds, speed_only=flags.speed_only))
+    sys.stdout.write(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
