@@ -1,6 +1,7 @@
 """A request as the body of the OpenAI wire, by a provider's quirks. Pure.
 
 What a provider does not have is left out, and said so; `extra` comes last and wins.
+What other wires decide alike (sampling, stops, whether a client asks for thinking) they take from here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from workers.codes import Code
 from workers.prompt import after_reply, clean_name, merged, plain_roles, prefixed
 from workers.quirks import Quirks, matches
 
-__all__ = ["NO_EFFORT", "Body", "build"]
+__all__ = ["NO_EFFORT", "Body", "asks_to_think", "build", "omitted", "sampling", "stops_sent"]
 
 _WHOLE: Final = ("top_k", "seed")
 """Parameters that are whole numbers on the wire."""
@@ -25,6 +26,7 @@ _THINKING_KEYS: Final = (
     "thinking",
     "enable_thinking",
     "chat_template_kwargs",
+    "output_config",
 )
 """With one of these in `extra` the client decides about thinking itself."""
 NO_EFFORT: Final = "none"
@@ -63,8 +65,8 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     body["messages"] = _messages(request.messages, quirks, thinks=thinks)
     headroom = quirks.reasoning_headroom if thinks and request.reasoning_effort != NO_EFFORT else 0
     body[quirks.max_tokens_field] = request.max_output_length + headroom
-    body.update(_sampling(request, quirks, left_out, warnings))
-    stops = [] if thinks or _asks_to_think(request) else _stops(request, quirks, left_out)
+    body.update(sampling(request, quirks, left_out, warnings))
+    stops = [] if thinks or asks_to_think(request) else stops_sent(request, quirks, left_out)
     if stops:
         body["stop"] = stops
     if request.stop_ids:
@@ -102,16 +104,17 @@ def _has_native_name(message: Message, quirks: Quirks) -> bool:
     return bool(clean_name(message.name))
 
 
-def _sampling(
+def sampling(
     request: Request, quirks: Quirks, left_out: Collection[str], warnings: list[Warn]
 ) -> dict[str, Any]:
+    """Temperature and its kind, by the names and within the limits of the provider."""
     given: dict[str, float] = {"temperature": request.temperature, **request.sampling}
     fields = {"seed": quirks.seed_field, "repetition_penalty": quirks.repetition_penalty_field}
     result: dict[str, Any] = {}
     for name, value in given.items():
         if name in left_out:
             if name != "temperature" or value != NEUTRAL_TEMPERATURE:
-                warnings.append(_left_out(name))
+                warnings.append(omitted(name))
             continue
         kept = _within(name, value, quirks)
         if kept != value:
@@ -137,12 +140,12 @@ def _options(
         if value is None:
             continue
         if name in left_out:
-            warnings.append(_left_out(name))
+            warnings.append(omitted(name))
         else:
             result[name] = value
     if (
         quirks.thinking_off
-        and not _asks_to_think(request)
+        and not asks_to_think(request)
         and matches(quirks.thinking_off_models, request.model)
     ):
         result.pop("reasoning_effort", None)  # it can only be "none", which this says already
@@ -150,12 +153,13 @@ def _options(
     return result
 
 
-def _asks_to_think(request: Request) -> bool:
+def asks_to_think(request: Request) -> bool:
+    """Whether the client decides about thinking itself."""
     effort = request.reasoning_effort
     return (effort is not None and effort != NO_EFFORT) or any(key in request.extra for key in _THINKING_KEYS)
 
 
-def _stops(request: Request, quirks: Quirks, left_out: Collection[str]) -> list[str]:
+def stops_sent(request: Request, quirks: Quirks, left_out: Collection[str]) -> list[str]:
     """The stop strings that may go upstream. One of white space alone never does: it may be the first thing
     that a model says, and then there would be no reply; the host cuts there after the first word."""
     if "stop" in left_out:
@@ -178,5 +182,6 @@ def _streams(request: Request, quirks: Quirks, stops: list[str], body: Mapping[s
     return request.stream or len(stops) < len(set(request.stop))
 
 
-def _left_out(name: str) -> Warn:
+def omitted(name: str) -> Warn:
+    """The warning about a parameter that was not sent."""
     return Warn("PARAMETER_LEFT_OUT", f"{name} was left out: this provider or model does not take it")

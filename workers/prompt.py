@@ -15,7 +15,7 @@ from typing import Final
 from workers.adapter import AdapterError, Message
 from workers.codes import Code
 
-__all__ = ["after_reply", "clean_name", "merged", "plain_roles", "prefixed"]
+__all__ = ["after_reply", "after_start", "clean_name", "merged", "plain_roles", "prefixed"]
 
 NAME_MAX_CHARS: Final = 64
 """What OpenAI allows; others allow more or have no such field."""
@@ -72,6 +72,11 @@ def after_reply(messages: Iterable[Message], *, then: str) -> list[Message]:
             message = replace(message, role=then)
         result.append(message)
     return result
+
+
+def after_start(messages: Iterable[Message], *, then: str) -> list[Message]:
+    """The messages with every `system` one given the role `then`: some wires have it at the start alone."""
+    return [replace(message, role=then) if message.role == "system" else message for message in messages]
 
 
 def merged(messages: Iterable[Message]) -> list[Message]:

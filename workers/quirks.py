@@ -1,6 +1,7 @@
-"""How one provider of the OpenAI wire differs from the others: `[provider.ID.quirks]` as a record.
+"""How one provider differs from the others of its wire: `[provider.ID.quirks]` as a record.
 
-Each field is one key of that table, with the default that suits a server nobody knows.
+Each field is one key of that table, with the default that suits a server of the OpenAI wire that nobody
+knows; another wire has its own (`usual` of its adapter).
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Quirks:
     key_header: str = "Authorization"
     key_prefix: str = "Bearer "
     extra_headers: Mapping[str, str] = field(default_factory=dict)
+    """Sent with every request, beside those of the wire."""
 
     max_tokens_field: str = "max_tokens"
     seed_field: str = "seed"
@@ -83,10 +85,16 @@ class Quirks:
     thinking_off: Mapping[str, Any] = field(default_factory=dict)
     """Merged into the body of a request that asks for no thinking: a voice cannot wait for it."""
     thinking_off_models: tuple[str, ...] = ("*",)
+    thinking_on: Mapping[str, Any] = field(default_factory=dict)
+    """Merged into the body of a request that asks for thinking, where that takes more than its effort."""
+
+    by_model: Mapping[str, Any] = field(default_factory=dict)
+    """Patterns of models, with spaces between them → a table like this one, of what differs for those; of
+    several that fit, later ones win."""
 
     @classmethod
-    def parse(cls, provider: str, table: Mapping[str, Any]) -> Quirks:
-        """The record of a table.
+    def parse(cls, provider: str, table: Mapping[str, Any], *, over: Quirks | None = None) -> Quirks:
+        """The record of a table, with the values of `over` (else the defaults) where it says nothing.
 
         Raises:
             AdapterError: UNEXPECTED, the table has an unknown key or a value of a wrong type.
@@ -97,9 +105,24 @@ class Quirks:
             if key not in _DEFAULTS:
                 raise AdapterError(Code.UNEXPECTED, f"{where}: unknown key {key!r}")
             values[key] = _typed(f"{where}: {key}", value, _DEFAULTS[key])
-        quirks = cls(**values)
+        base = over or cls()
+        if base.extra_headers and "extra_headers" in values:
+            values["extra_headers"] = {**base.extra_headers, **values["extra_headers"]}
+        quirks = dataclasses.replace(base, **values)
+        for patterns, differing in quirks.by_model.items():
+            if not isinstance(differing, Mapping) or "by_model" in differing:
+                raise AdapterError(Code.UNEXPECTED, f"{where}: by_model {patterns!r} must be a plain table")
+            cls.parse(f"{provider}.quirks.by_model.{patterns}", differing)
         if quirks.name_field not in NAME_FIELDS:
             raise AdapterError(Code.UNEXPECTED, f"{where}: name_field is none of {', '.join(NAME_FIELDS)}")
+        return quirks
+
+    def of(self, model: str) -> Quirks:
+        """What holds for that model."""
+        quirks = self
+        for patterns, differing in self.by_model.items():
+            if matches(tuple(patterns.split()), model):
+                quirks = Quirks.parse("", differing, over=quirks)
         return quirks
 
 

@@ -52,6 +52,7 @@ _BY_UPSTREAM_CODE: Final = {
     "insufficient_quota": Code.QUOTA,
     "insufficient_credits": Code.QUOTA,
     "billing_hard_limit_reached": Code.QUOTA,
+    "billing_error": Code.QUOTA,
     "invalid_api_key": Code.AUTHORIZATION,
     "authentication_error": Code.AUTHORIZATION,
     "permission_error": Code.AUTHORIZATION,
@@ -62,6 +63,7 @@ _BY_UPSTREAM_CODE: Final = {
     "context_length_exceeded": Code.CONTEXT_TOO_LONG,
     "exceed_context_size_error": Code.CONTEXT_TOO_LONG,
     "string_above_max_length": Code.CONTEXT_TOO_LONG,
+    "request_too_large": Code.CONTEXT_TOO_LONG,
     "content_filter": Code.CONTENT_FILTERED,
     "content_policy_violation": Code.CONTENT_FILTERED,
     "model_not_found": Code.INVALID_MODEL,
@@ -76,10 +78,11 @@ _BY_UPSTREAM_CODE: Final = {
 }
 _QUOTA_CODES: Final = frozenset(name for name, code in _BY_UPSTREAM_CODE.items() if code is Code.QUOTA)
 _PATTERNS: Final = (
+    (Code.QUOTA, r"credit balance is too low"),
     (Code.AUTHORIZATION, r"(incorrect|invalid|missing) api[ _-]?key|api[ _-]?key (is )?(not valid|invalid)"),
     (
         Code.CONTEXT_TOO_LONG,
-        r"context[ _-]?(length|window|size)|maximum (context|prompt|input)"
+        r"context[ _-]?(length|window|size|limit)|maximum (context|prompt|input)"
         r"|(prompt|input|messages?) (is|are) too long|too many (input )?tokens|reduce the length",
     ),
     (
@@ -90,7 +93,8 @@ _PATTERNS: Final = (
     (
         Code.INVALID_MODEL,
         r"model\b.{0,120}\b(not (found|exist|available)|does not exist|doesn't exist|decommissioned)"
-        r"|(not a valid|invalid|unknown|no such|unsupported) model|no endpoints found|model not exist",
+        r"|(not a valid|invalid|unknown|no such|unsupported) model|no endpoints found|model not exist"
+        r"|\Amodel: \S+\Z",  # Anthropic says no more than that
     ),
 )
 _COMPILED: Final = tuple(

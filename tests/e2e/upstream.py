@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 
-from tests.fakes.openai_server import OpenAIServer, _Connection
+from tests.fakes.openai_server import OpenAIServer
 
 __all__ = ["Upstream"]
 
@@ -14,10 +13,4 @@ class Upstream(OpenAIServer):
     """An OpenAIServer that accepts on a socket which already listens, and leaves it open."""
 
     def __init__(self, listening: socket.socket) -> None:
-        super().__init__()
-        self._listening = listening
-
-    async def __aenter__(self) -> Upstream:
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), sock=self._listening.dup())
-        return self
+        super().__init__(listening=listening)

@@ -1,4 +1,4 @@
-"""An adapter of the OpenAI wire that is bound to a fake server, and what its requests bring or fail with."""
+"""An adapter (of the OpenAI wire, unless named) bound to a fake server, and what its requests bring."""
 
 from __future__ import annotations
 
@@ -55,12 +55,13 @@ def bound(
     *,
     key: str | None = CANARY,
     provider_id: str = "fake",
-) -> OpenAIChat:
+    adapter: type[Adapter] = OpenAIChat,
+) -> Adapter:
     """An adapter that is not loaded yet."""
     spec = ProviderSpec(
         provider_id, "Fake", base_url=base_url, key_variables=("FAKE_API_KEY",), quirks=dict(quirks or {})
     )
-    return OpenAIChat(spec, Binding(1, key=key))
+    return adapter(spec, Binding(1, key=key))
 
 
 @contextlib.asynccontextmanager
@@ -70,14 +71,15 @@ async def loaded(
     *,
     key: str | None = CANARY,
     load: LoadRequest | None = None,
-) -> AsyncIterator[OpenAIChat]:
+    adapter: type[Adapter] = OpenAIChat,
+) -> AsyncIterator[Adapter]:
     """A loaded adapter, closed at the end."""
-    adapter = bound(base_url, quirks, key=key)
-    await load_only(adapter, load)
+    made = bound(base_url, quirks, key=key, adapter=adapter)
+    await load_only(made, load)
     try:
-        yield adapter
+        yield made
     finally:
-        await adapter.close()
+        await made.close()
 
 
 async def load_only(adapter: Adapter, load: LoadRequest | None = None) -> Loaded:

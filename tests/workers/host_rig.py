@@ -1,4 +1,4 @@
-"""A host in this process for tests: an adapter that does as it is told, and pipes for a wire."""
+"""A host in this process for tests: pipes for a wire, an adapter that does as it is told (or a real one)."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class Fake(Adapter):
 class Rig:
     """A host on pipes, and the supervisor's end of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, adapter: type[Adapter], spec: ProviderSpec) -> None:
         self._host_reads, self._down = os.pipe()
         self._up, self._host_writes = os.pipe()
         self.left: list[int] = []
@@ -179,7 +179,7 @@ class Rig:
             loop.call_soon_threadsafe(self.gone.set)
 
         writer = stdio.FrameWriter(self._host_writes, leave=leave)
-        self.host = Host(Fake, SPEC, self._host_reads, writer, leave=leave)
+        self.host = Host(adapter, spec, self._host_reads, writer, leave=leave)
         self._frames: asyncio.Queue[Any] = asyncio.Queue()
         self._reader = threading.Thread(target=self._read, args=(loop,), daemon=True)
         self._reader.start()
@@ -246,9 +246,9 @@ async def soon(wait: Awaitable[T]) -> T:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Rig]:
+async def running(adapter: type[Adapter] = Fake, spec: ProviderSpec = SPEC) -> AsyncIterator[Rig]:
     Fake.made.clear()
-    rig = Rig()
+    rig = Rig(adapter, spec)
     task = asyncio.create_task(rig.host.run())
     try:
         yield rig

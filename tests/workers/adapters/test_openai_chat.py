@@ -1,4 +1,4 @@
-"""The OpenAI wire against a server that speaks it well: replies, thinking, usage, ends, warm connections."""
+"""What the OpenAI wire has of its own in answers and refusals; the rest is in test_contract.py."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.bound import (
+    cancelled,
     collect,
     failure,
     finish_of,
@@ -18,50 +19,15 @@ from tests.fakes.bound import (
     request,
     text_of,
 )
-from tests.fakes.openai_server import WAIT_S, Behaviour, Exchange, OpenAIServer, piece
-from workers.adapter import Alive, Finish, Text, Usage
+from tests.fakes.openai_server import Behaviour, Exchange, OpenAIServer, piece
+from workers.adapter import Finish, Usage
 from workers.codes import Code
 
 SSE = {"Content-Type": "text/event-stream"}
 DONE = b"data: [DONE]\n\n"
 
 
-# ---- what a good answer brings
-
-
-async def test_a_streamed_reply_comes_piece_by_piece_and_ends_with_usage(server: OpenAIServer) -> None:
-    async with loaded(server.base_url) as adapter:
-        events = await collect(adapter, request())
-    assert [item for item in events if isinstance(item, Text)] == [Text("Hello"), Text(" there"), Text(".")]
-    finish = finish_of(events)
-    assert (finish.reason, finish.model, finish.retries, finish.warnings) == ("stop", "fake-small", 0, ())
-    assert finish.usage == Usage(input_tokens=7, output_tokens=3)
-
-
-async def test_an_unstreamed_reply_comes_whole(server: OpenAIServer) -> None:
-    async with loaded(server.base_url) as adapter:
-        events = await collect(adapter, request(stream=False))
-    assert text_of(events) == "Hello there."
-    assert finish_of(events).usage == Usage(input_tokens=7, output_tokens=3)
-    assert "stream" not in server.requests[0].body
-
-
-async def test_every_piece_is_given_before_the_next_one_is_sent(server: OpenAIServer) -> None:
-    server.behaviour = Behaviour(texts=("one", "two"), gate_after=1)
-    async with loaded(server.base_url) as adapter:
-        events = adapter.generate(request())
-        assert await asyncio.wait_for(anext(events), WAIT_S) == Text("one")
-        server.gate.set()
-        assert await asyncio.wait_for(anext(events), WAIT_S) == Text("two")
-        assert [item async for item in events]
-
-
-async def test_one_warm_connection_serves_load_and_all_requests(server: OpenAIServer) -> None:
-    async with loaded(server.base_url) as adapter:
-        for _ in range(3):
-            await collect(adapter, request())
-            await collect(adapter, request(stream=False))
-    assert server.connections == 1
+# ---- answers
 
 
 async def test_a_connection_stays_warm_for_a_host_that_takes_nothing_after_the_end(
@@ -84,35 +50,17 @@ async def test_a_connection_stays_warm_for_a_host_that_takes_nothing_after_the_e
     assert server.connections == 1
 
 
-async def test_a_server_that_says_nothing_after_its_end_is_not_waited_for_long(server: OpenAIServer) -> None:
-    async def mute(exchange: Exchange) -> None:
-        await exchange.head(200, SSE, chunked=True)
-        await exchange.send(piece({"content": "Hi"}, "stop"))
-        await exchange.server.gate.wait()
-
-    server.behaviour = mute
-    async with loaded(server.base_url) as adapter:
-        events = await asyncio.wait_for(collect(adapter, request()), WAIT_S)
-        assert finish_of(events).reason == "stop"
-        await server.closed(0)
-
-
-async def test_requests_at_once_have_a_connection_each(server: OpenAIServer) -> None:
-    server.behaviour = Behaviour(gate_before_head=True)
-    async with loaded(server.base_url) as adapter:
-        tasks = [asyncio.ensure_future(collect(adapter, request(str(number)))) for number in range(8)]
-        await server.received(8)
-        server.gate.set()
-        assert {text_of(events) for events in await asyncio.gather(*tasks)} == {"Hello there."}
-
-
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
 @pytest.mark.parametrize("stream", [True, False])
 async def test_thinking_is_kept_apart(server: OpenAIServer, name: str, stream: bool) -> None:
-    server.behaviour = Behaviour(reasoning=("hm", "m"), reasoning_field=name)
+    said = {"content": "Hi", name: "hm"}
+    if stream:
+        server.behaviour = Behaviour(events=(piece(said), piece({}, "stop"), DONE))
+    else:
+        server.behaviour = Behaviour(body=json.dumps({"choices": [{"message": said}]}).encode())
     async with loaded(server.base_url) as adapter:
         events = await collect(adapter, request(stream=stream))
-    assert (reasoning_of(events), text_of(events)) == ("hmm", "Hello there.")
+    assert (reasoning_of(events), text_of(events)) == ("hm", "Hi")
 
 
 async def test_a_content_that_is_a_list_is_text_and_thinking(server: OpenAIServer) -> None:
@@ -162,11 +110,7 @@ async def test_usage_in_the_last_piece_of_groq_is_read(server: OpenAIServer) -> 
 @pytest.mark.parametrize(
     ("reason", "expected"),
     [
-        ("length", "length"),
         ("model_length", "length"),
-        ("tool_calls", "tool_calls"),
-        ("function_call", "tool_calls"),
-        ("content_filter", "content_filter"),
         ("eos", "stop"),
         ("end_turn", "stop"),
     ],
@@ -186,21 +130,6 @@ async def test_half_characters_pass_as_they_are(server: OpenAIServer) -> None:
     async with loaded(server.base_url) as adapter:
         events = await collect(adapter, request())
     assert text_of(events).encode("utf-16", "surrogatepass").decode("utf-16") == "😀"
-
-
-async def test_pieces_without_text_are_life(server: OpenAIServer) -> None:
-    server.behaviour = Behaviour(
-        events=(piece({"role": "assistant", "content": ""}), piece({"content": "Hi"}, "stop"), DONE)
-    )
-    async with loaded(server.base_url) as adapter:
-        assert (await collect(adapter, request()))[:2] == [Alive(), Text("Hi")]
-
-
-async def test_a_server_that_does_not_stream_is_understood_all_the_same(server: OpenAIServer) -> None:
-    whole = {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}
-    server.behaviour = Behaviour(body=json.dumps(whole).encode())
-    async with loaded(server.base_url) as adapter:
-        assert text_of(await collect(adapter, request())) == "Hi"
 
 
 # ---- parameters that a model refuses
@@ -243,3 +172,23 @@ async def test_a_parameter_that_stays_refused_ends_in_its_error(server: OpenAISe
     server.behaviour = refusal(400, {"message": "temperature is not supported", "param": "temperature"})
     assert (await failure(server, request(temperature=0.5))).code is Code.INVALID_PROMPT
     assert len(server.requests) == 2
+
+
+# ---- the connection
+
+
+async def test_d5_closing_the_iteration_closes_the_socket(server: OpenAIServer) -> None:
+    server.behaviour = Behaviour(gate_after=1)
+    async with loaded(server.base_url) as adapter:
+        events = adapter.generate(request())
+        await anext(events)
+        await events.aclose()  # type: ignore[attr-defined]  # the contract's iterator is a generator
+        await server.closed(0)
+
+
+async def test_d5_cancelling_while_connecting_leaves_nothing(server: OpenAIServer) -> None:
+    async with loaded(server.base_url) as adapter:
+        server.behaviour = Behaviour(gate_before_head=True)
+        task = asyncio.ensure_future(collect(adapter, request()))
+        await asyncio.sleep(0)
+        await cancelled(task)

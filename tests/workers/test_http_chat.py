@@ -1,0 +1,131 @@
+"""What a wire may say of itself beyond body and reader: a path, a kind of stream, a list of models.
+
+All else of workers/http_chat.py is held for every adapter by tests/workers/adapters/test_contract.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final
+
+import pytest
+
+from tests.fakes.bound import bound, collect, finish_of, load_only, refusal, request, text_of
+from tests.fakes.http_server import Exchange
+from tests.fakes.openai_server import Behaviour, OpenAIServer
+from workers import http_chat as module
+from workers.adapter import AdapterError, Event, Request
+from workers.answer import Answer
+from workers.chat_body import Body
+from workers.codes import Code
+from workers.http_chat import HttpChat, model_names
+from workers.quirks import Quirks
+from workers.refusals import Who
+from workers.sse import Event as Piece
+
+NDJSON: Final = {"Content-Type": "application/x-ndjson"}
+
+
+class Lines:
+    """A line of a stream is a piece."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Piece]:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [Piece("message", line) for line in lines if line]
+
+    def close(self) -> Piece | None:
+        return Piece("message", self._rest) if self._rest else None
+
+
+class LinesReply(Answer):
+    """`{"say": TEXT}`, then `{"end": true}`."""
+
+    def piece(self, data: bytes) -> list[Event]:
+        value = self._object(data)
+        if value.get("end"):
+            self.reason = "stop"
+        return [self._text(value["say"])] if "say" in value else []
+
+    def whole(self, data: bytes) -> list[Event]:
+        raise self._not_ours("an answer that is whole")
+
+
+class LinesChat(HttpChat):
+    """A wire that names the model in the path and streams lines."""
+
+    usual = Quirks(models_path="", chat_path="/talk")
+    stream_types = ("application/x-ndjson",)
+    decoder = Lines
+
+    def path(self, request: Request, body: Body) -> str:
+        return f"{super().path(request, body)}/{request.model}"
+
+    def body(self, request: Request, quirks: Quirks, refused: Collection[str]) -> Body:
+        return Body({"text": request.messages[-1].content}, ())
+
+    def reader(self, who: Who, request: Request) -> LinesReply:
+        return LinesReply(who, model=request.model, max_output_length=request.max_output_length)
+
+
+async def test_a_wire_has_its_own_path_and_its_own_kind_of_stream() -> None:
+    async def lines(exchange: Exchange) -> None:
+        await exchange.head(200, NDJSON, chunked=True)
+        for part in (b'{"say": "Hel', b'lo"}\n{"say": "!"}\n', b'{"end": true}\n'):
+            await exchange.send(part)
+        await exchange.end()
+
+    async with OpenAIServer() as server:
+        server.behaviour = lines
+        adapter = bound(server.base_url, adapter=LinesChat)
+        await load_only(adapter)
+        events = await collect(adapter, request())
+        await adapter.close()
+    assert (text_of(events), finish_of(events).reason) == ("Hello!", "stop")
+    assert (server.requests[0].path, server.requests[0].body) == ("/v1/talk/fake-small", {"text": "Hello"})
+    assert server.lists == []
+
+
+async def test_another_kind_of_stream_is_no_answer_of_that_wire() -> None:
+    async with OpenAIServer() as server:
+        server.behaviour = Behaviour(events=(b'{"say": "Hi"}\n{"end": true}\n',))
+        adapter = bound(server.base_url, adapter=LinesChat)
+        await load_only(adapter)
+        with pytest.raises(AdapterError) as caught:
+            await collect(adapter, request())
+        await adapter.close()
+    assert caught.value.code is Code.UPSTREAM_PROTOCOL
+    assert "text/event-stream" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [
+        ([{"id": "a"}, {"id": "b"}], ("a", "b")),
+        ({"data": [{"id": "a"}, {"id": "a"}, {"name": "b"}]}, ("a", "b")),
+        ({"models": ["a", 7, {}, {"id": 7}, None]}, ("a",)),
+        ({"data": 7}, ()),
+        (None, ()),
+    ],
+)
+def test_names_are_read_from_a_list_in_every_shape(listed: Any, names: tuple[str, ...]) -> None:
+    assert model_names(listed) == names
+
+
+async def test_only_so_many_models_are_remembered_for_what_they_refuse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LEARNT_MODELS_MAX", 2)
+    async with OpenAIServer() as server:
+        adapter = bound(server.base_url)
+        await load_only(adapter)
+        for model in ("a", "b", "c"):
+            server.script = [refusal(400, {"message": "no", "param": "temperature"})]
+            await collect(adapter, request(model=model))
+        server.requests.clear()
+        for model in ("a", "c"):
+            await collect(adapter, request(model=model))
+        await adapter.close()
+    assert ["temperature" in received.body for received in server.requests] == [True, False]
