@@ -31,7 +31,7 @@ NEWEST_KNOWN: Final = 20
 """The minor version up to which a newer Python is looked for."""
 
 SIDE_BY_SIDE: Final = 2
-"""Processes that share the whole suite, file by file; with more, tests that wait for a moment wait too long."""
+"""Processes that share the whole suite, file by file; with more, what waits for a moment waits too long."""
 
 WARNING: Final = ("-X", "warn_default_encoding")
 
@@ -91,7 +91,18 @@ def _steps(home: str) -> Iterator[tuple[str, list[str]]]:
     yield "lint", [*_module("ruff"), "check", "."]
     for platform in PLATFORMS:
         yield f"types for {platform}", [*_module("mypy"), "--platform", platform]
-    yield "tests", [*_pytest(), "--dist", "loadfile", "--max-worker-restart", "0", "--tx", f"{SIDE_BY_SIDE}*popen//python={_python()}"]
+    yield (
+        "tests",
+        [
+            *_pytest(),
+            "--dist",
+            "loadfile",
+            "--max-worker-restart",
+            "0",
+            "--tx",
+            f"{SIDE_BY_SIDE}*popen//python={_python()}",
+        ],
+    )
     portable = [name for name in PORTABLE if (CHECKOUT / name).is_file()]
     for version, python in _other_pythons().items():
         words = [python, str(CHECKOUT / "install.py"), "--home", home, "--test", *portable]
