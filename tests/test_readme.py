@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import tomli
 
+from benchmarks import run
 from supervisor import chat, config, replies, status
 from supervisor.catalog import Catalog, Provider, load_catalog
 from supervisor.flags import PLATFORMS, install_parser
@@ -43,6 +44,7 @@ PARSERS: Final = {
     "supervisor": config._parser(),
     "supervisor chat": chat._parser(),
     "supervisor status": status._parser(),
+    "benchmarks/run.py": run.parser(),
 }
 
 
