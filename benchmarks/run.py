@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Final
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
-sys.path[0] = str(CHECKOUT)  # was CHECKOUT/benchmarks: each module would have two names
-sys.dont_write_bytecode = sys.pycache_prefix is None  # the checkout stays as it is
+if not __package__:  # started by its path; a test that only wants the parser keeps its own path
+    sys.path[0] = str(CHECKOUT)  # was CHECKOUT/benchmarks: each module would have two names
+    sys.dont_write_bytecode = sys.pycache_prefix is None  # the checkout stays as it is
 
 from benchmarks import places  # noqa: E402  # as the rest: the checkout is on the path only now
 from supervisor.errors import ModuleError  # noqa: E402
