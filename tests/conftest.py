@@ -23,6 +23,8 @@ import pytest
 from supervisor.catalog import load_catalog
 from supervisor.home import VARIABLE
 
+pytest_plugins = ("tests.workers.adapters.contract_table",)
+
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
 PREFIX: Final = "WAIFU_LLM_"

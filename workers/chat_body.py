@@ -42,6 +42,8 @@ class Body:
 
     fields: Mapping[str, Any]
     warnings: tuple[Warn, ...]
+    streamed: bool = False
+    """Whether the answer is asked for as a stream."""
 
     def encoded(self) -> bytes:
         """The bytes of the body; half a character becomes an escape, which JSON allows."""
@@ -72,12 +74,13 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     if request.stop_ids:
         body[_stop_ids_field(quirks)] = list(request.stop_ids)
     body.update(_options(request, quirks, left_out, warnings))
-    if _streams(request, quirks, stops, body):
+    streamed = _streams(request, quirks, stops, body)
+    if streamed:
         body["stream"] = True
         if quirks.stream_usage:
             body["stream_options"] = {"include_usage": True}
     body.update(request.extra)
-    return Body(body, tuple(warnings))
+    return Body(body, tuple(warnings), streamed)
 
 
 def _messages(messages: tuple[Message, ...], quirks: Quirks, *, thinks: bool) -> list[dict[str, str]]:

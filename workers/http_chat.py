@@ -12,9 +12,11 @@ import asyncio
 import codecs
 import contextlib
 import difflib
+import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from typing import Any, ClassVar, Final, Protocol
+from urllib.parse import quote
 
 from workers.adapter import (
     Adapter,
@@ -52,6 +54,10 @@ NEAR_MODELS: Final = 3
 LEARNT_MODELS_MAX: Final = 256
 """Models whose refused parameters are remembered."""
 _DONE: Final = b"[DONE]"
+_MARK: Final = re.compile(r"\{([a-z_]+)\}")
+"""What a path leaves open."""
+_MODEL_SAFE: Final = ":@"
+"""Beside letters and digits, what stands unescaped in a name in a path."""
 _LATEST: Final = ":latest"
 """Ollama's tag for a name without one."""
 _REFUSING_WORDS: Final = ("support", "unknown", "unrecognized", "not permitted", "extra", "deprecated")
@@ -82,6 +88,8 @@ class HttpChat(Adapter, abc.ABC):
     """The content types of a stream; JSON is always an answer that is whole."""
     decoder: ClassVar[type[Decoder]] = SSEDecoder
     """What takes a stream apart."""
+    accepted: ClassVar[tuple[int, ...]] = (200,)
+    """The statuses of an answer; any other is a refusal."""
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
         super().__init__(provider, binding)
@@ -100,8 +108,20 @@ class HttpChat(Adapter, abc.ABC):
         """
 
     def path(self, request: Request, body: Body) -> str:
-        """Where the request goes, after the base URL; some wires name the model there."""
-        return self._quirks.chat_path
+        """Where the request goes, after the base URL: `chat_path`, with `{model}` and options filled in."""
+        return self._filled(self._quirks.chat_path, model=request.model)
+
+    def headers(self, key: str) -> Mapping[str, str]:
+        """What every request of this binding carries; `key` is empty where there is none."""
+        return {self._quirks.key_header: self._quirks.key_prefix + key} if key else {}
+
+    async def signed(self, path: str, body: bytes) -> Mapping[str, str]:
+        """What one request carries besides: a signature, a token that lives for an hour.
+
+        Raises:
+            AdapterError: AUTHORIZATION or UNREACHABLE, when there is none to be had.
+        """
+        return {}
 
     @abc.abstractmethod
     def reader(self, who: Who, request: Request) -> Answer:
@@ -113,7 +133,36 @@ class HttpChat(Adapter, abc.ABC):
         Raises:
             AdapterError: whatever the network or the provider did.
         """
-        return model_names(await upstream.get_json(path, timeout_s=timeout_s))
+        return model_names(await self.listed(upstream, path, timeout_s))
+
+    async def listed(self, upstream: Upstream, path: str, timeout_s: float) -> Any:
+        """What a GET of `path` answers, signed.
+
+        Raises:
+            AdapterError: whatever the network or the provider did.
+        """
+        return await upstream.get_json(path, timeout_s=timeout_s, headers=await self.signed(path, b""))
+
+    def option(self, name: str) -> str:
+        """An option of this binding, as text; empty where there is none.
+
+        Raises:
+            AdapterError: INVALID_REQUEST, it is no text and no number.
+        """
+        value = self.binding.options.get(name, "")
+        if isinstance(value, bool) or not isinstance(value, (str, int)):
+            raise AdapterError(Code.INVALID_REQUEST, f"the option {name} must be a text")
+        return str(value)
+
+    def _filled(self, path: str, *, model: str = "") -> str:
+        """`path` with `{model}` and the options that it names."""
+        if "{" not in path:
+            return path
+
+        def value(found: re.Match[str]) -> str:
+            return quote(model if found[1] == "model" else self.option(found[1]), safe=_MODEL_SAFE)
+
+        return _MARK.sub(value, path)
 
     async def load(self, load: LoadRequest, report: ReportProgress) -> Loaded:
         """Checks the key with what costs nothing, learns the models, and leaves a warm connection.
@@ -128,7 +177,7 @@ class HttpChat(Adapter, abc.ABC):
             started = time.monotonic()
             warnings = await self._checked(upstream, verify=load.verify)
             connect_ms = round((time.monotonic() - started) * 1000)
-            warnings += self._preload(load.preload_model)
+            warnings += await self.preload(load.preload_model, report)
         except BaseException:
             await self.close()
             raise
@@ -173,11 +222,9 @@ class HttpChat(Adapter, abc.ABC):
                 Code.AUTHORIZATION,
                 f"the key for {self.provider.name} holds characters that no key has: copy it once more",
             )
-        headers = dict(self._quirks.extra_headers)
-        if key:
-            headers[self._quirks.key_header] = self._quirks.key_prefix + key
+        headers = {**self._quirks.extra_headers, **self.headers(key)}
         who = Who(self.provider.name, self.provider.key_variables, (key,) if key else ())
-        return Upstream(base_url, who, headers)
+        return Upstream(base_url, who, headers, accepted=self.accepted)
 
     async def _checked(self, upstream: Upstream, *, verify: bool) -> tuple[Warn, ...]:
         """Asks for the models, and for the key where that list is open; what is no refusal is a warning."""
@@ -185,16 +232,21 @@ class HttpChat(Adapter, abc.ABC):
         share_s = (LOAD_S if verify else UNCHECKED_LOAD_S) / max(len(paths), 1)
         try:
             if self._quirks.key_check_path and self.binding.key and verify:
-                await upstream.get_json(self._quirks.key_check_path, timeout_s=share_s)
+                await self.listed(upstream, self._filled(self._quirks.key_check_path), share_s)
             if self._quirks.models_path:
-                self._models = await self.models(upstream, self._quirks.models_path, share_s)
+                self._models = await self.models(upstream, self._filled(self._quirks.models_path), share_s)
         except AdapterError as exc:
             if verify and exc.code in _REFUSING:
                 raise
             return (Warn("NOT_CHECKED", f"the key and the models could not be checked: {exc.message}"),)
         return ()
 
-    def _preload(self, model: str | None) -> tuple[Warn, ...]:
+    async def preload(self, model: str | None, report: ReportProgress) -> tuple[Warn, ...]:
+        """Whether there is that model, where one is named; a server of one's own may also fetch it here.
+
+        Raises:
+            AdapterError: INVALID_MODEL, there is none.
+        """
         if not model or not self._models or model in self._models or model + _LATEST in self._models:
             return ()
         if not self._quirks.models_complete:
@@ -223,12 +275,14 @@ class HttpChat(Adapter, abc.ABC):
         if self._upstream is None:
             raise AdapterError(Code.NOT_LOADED, f"{self.provider.name} is not loaded")
         answer = self.reader(self._upstream.who, request)
+        path, data = self.path(request, body), body.encoded()
         async with self._upstream.post(
-            self.path(request, body),
-            body.encoded(),
+            path,
+            data,
             deadline=deadline,
             model=request.model,
             retries=1 - retries,
+            headers=await self.signed(path, data),
         ) as reply:
             if body.warnings or retries + reply.retries:
                 yield Begun(body.warnings, retries + reply.retries)

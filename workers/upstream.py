@@ -16,7 +16,8 @@ import json
 import os
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from typing import Any, Final
 from weakref import WeakSet
@@ -62,7 +63,7 @@ SEND_ERRORS: Final = (*READ_ERRORS, http_exceptions.HttpProcessingError, Unicode
 
 
 class Reply:
-    """An answer whose head has arrived with status 200; its body is read in one of two ways, once."""
+    """An answer whose head has arrived with an accepted status; its body is read in one of two ways, once."""
 
     def __init__(self, response: aiohttp.ClientResponse, who: Who, retries: int) -> None:
         self._response = response
@@ -142,9 +143,13 @@ class Upstream:
     pause: Callable[[float], Awaitable[None]] = staticmethod(asyncio.sleep)
     """How the time before a retry is spent; a seam for tests."""
 
-    def __init__(self, base_url: str, who: Who, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, base_url: str, who: Who, headers: Mapping[str, str], *, accepted: Collection[int] = (200,)
+    ) -> None:
+        """`accepted` are the statuses of an answer; with any other it is a refusal."""
         self._scheme, self._host, port = address_of(base_url, who.name)
         self.who = who
+        self._accepted = frozenset(accepted)
         self.where = f"{self._host}:{port}"
         self._base = base_url.rstrip("/")
         self._headers = {"User-Agent": "w-ai-fu-llm", "Accept-Encoding": "identity", **headers}
@@ -173,14 +178,30 @@ class Upstream:
         if self._session is not None:
             await self._session.close()
 
-    async def get_json(self, path: str, *, timeout_s: float) -> Any:
+    async def get_json(self, path: str, *, timeout_s: float, headers: Mapping[str, str] | None = None) -> Any:
         """What a GET answers, parsed; never retried. Cancelling it is safe.
 
         Raises:
             AdapterError: whatever the network or the provider did; TIMEOUT after `timeout_s`.
         """
+        return await self.ask("GET", path, timeout_s=timeout_s, headers=headers)
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """What a short question is answered, parsed; never retried. Cancelling it is safe.
+
+        Raises:
+            AdapterError: whatever the network or the provider did; TIMEOUT after `timeout_s`.
+        """
         limit = aiohttp.ClientTimeout(total=timeout_s, connect=min(CONNECT_S, timeout_s))
-        response = await self._send("GET", path, None, limit, "")
+        response = await self._send(method, path, body, limit, "", headers)
         reply = Reply(response, self.who, 0)
         try:
             body = await reply.read()
@@ -195,20 +216,47 @@ class Upstream:
                 f"{self.who.name} answered {path} with {kind} instead of JSON: check the base URL",
             ) from exc
 
-    @contextlib.asynccontextmanager
-    async def post(
-        self, path: str, body: bytes, *, deadline: float, model: str = "", retries: int = 1
-    ) -> AsyncIterator[Reply]:
+    def post(
+        self,
+        path: str,
+        body: bytes,
+        *,
+        deadline: float,
+        model: str = "",
+        retries: int = 1,
+        headers: Mapping[str, str] | None = None,
+    ) -> AbstractAsyncContextManager[Reply]:
         """Sends a request and gives its answer while it is still arriving; `deadline` is of the loop's
         clock and only decides whether a retry fits. Leaving it in any way closes what is open.
 
         Raises:
             AdapterError: whatever the network or the provider did.
         """
+        return self._answered("POST", path, body, deadline, model, retries, headers)
+
+    def get(self, path: str, *, deadline: float, retries: int = 1) -> AbstractAsyncContextManager[Reply]:
+        """As `post`, for an answer that is only asked for.
+
+        Raises:
+            AdapterError: whatever the network or the provider did.
+        """
+        return self._answered("GET", path, None, deadline, "", retries, None)
+
+    @contextlib.asynccontextmanager
+    async def _answered(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        deadline: float,
+        model: str,
+        retries: int,
+        headers: Mapping[str, str] | None,
+    ) -> AsyncIterator[Reply]:
         tried = 0
         while True:
             try:
-                response = await self._send("POST", path, body, None, model)
+                response = await self._send(method, path, body, None, model, headers)
                 break
             except AdapterError as exc:
                 left_s = deadline - asyncio.get_running_loop().time()
@@ -224,16 +272,24 @@ class Upstream:
             reply.close()
 
     async def _send(
-        self, method: str, path: str, body: bytes | None, limit: aiohttp.ClientTimeout | None, model: str
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        limit: aiohttp.ClientTimeout | None,
+        model: str,
+        headers: Mapping[str, str] | None,
     ) -> aiohttp.ClientResponse:
-        """An answer with status 200, or an AdapterError."""
+        """An answer with an accepted status, or an AdapterError."""
         assert self._session is not None, "open() comes first"  # noqa: S101 - a bug of ours, not an input
         attempt = _Attempt()
         _current.set(attempt)
         extra: dict[str, Any] = {} if limit is None else {"timeout": limit}
         if body is not None:
             extra["data"] = io.BytesIO(body) if len(body) > LARGE_BODY_BYTES else body
-            extra["headers"] = {"Content-Type": "application/json"}
+            extra["headers"] = {"Content-Type": "application/json", **(headers or {})}
+        elif headers:
+            extra["headers"] = headers
         try:
             response = await self._session.request(
                 method,
@@ -249,7 +305,7 @@ class Upstream:
         except BaseException:
             attempt.abort()
             raise
-        if response.status == 200:
+        if response.status in self._accepted:
             return response
         try:
             raise await self._refused(response, model)

@@ -73,9 +73,8 @@ class AnthropicMessages(HttpChat):
         names: list[str] = []
         after = ""
         for _ in range(PAGES_MAX):
-            page = await upstream.get_json(
-                f"{path}?limit={PAGE_MODELS}{after}", timeout_s=max(ends - loop.time(), 0)
-            )
+            left_s = max(ends - loop.time(), 0)
+            page = await self.listed(upstream, f"{path}?limit={PAGE_MODELS}{after}", left_s)
             names += model_names(_in_use(page))
             last = page.get("last_id") if isinstance(page, dict) and page.get("has_more") else None
             if not last or not isinstance(last, str):
@@ -112,10 +111,11 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
         body["stop_sequences"] = stops
     _add_thinking(body, request, quirks, warnings)
     _add_format(body, request, warnings)
-    if request.stream or len(stops) < len(set(request.stop)):
+    streamed = request.stream or len(stops) < len(set(request.stop))
+    if streamed:
         body["stream"] = True
     body.update(request.extra)
-    return Body(body, tuple(warnings))
+    return Body(body, tuple(warnings), streamed)
 
 
 def _conversation(messages: tuple[Message, ...]) -> tuple[str, list[dict[str, str]]]:

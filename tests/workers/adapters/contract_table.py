@@ -1,15 +1,15 @@
-"""The table adapters x rows that a run of test_contract.py prints at its end."""
+"""The table adapters x rows that a run of test_contract.py prints at its end; a plugin of pytest."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 import pytest
 
-__all__ = ["MODULE", "Table", "cell_of"]
+__all__ = ["MODULE", "Counting", "Table", "cell_of"]
 
 MODULE: Final = "test_contract.py"
 PROPERTY: Final = "contract"
@@ -36,9 +36,11 @@ class Table:
 
     def add(self, report: pytest.TestReport) -> None:
         """One phase of one test."""
-        cell = dict(report.user_properties).get(PROPERTY)
-        if not isinstance(cell, tuple):
+        told = dict(report.user_properties).get(PROPERTY)
+        if not isinstance(told, (tuple, list)):  # a list where it came from another process
             return
+        adapter, row = told
+        cell = (str(adapter), str(row))
         if report.failed:
             self.failed[cell] += 1
         elif report.skipped and isinstance(report.longrepr, tuple):
@@ -72,7 +74,38 @@ class Table:
         return NONE if key in self.absent else str(self.passed[key])
 
 
-def properties(item: pytest.Item) -> Mapping[str, tuple[str, str]]:
-    """What a test's reports carry so that `add` knows their cell."""
-    cell = cell_of(item)
-    return {} if cell is None else {PROPERTY: cell}
+TABLE: Final = pytest.StashKey[Table]()
+
+
+class Counting:
+    """Counts the cells where reports arrive, which is another process where tests run in several."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """One phase of one test."""
+        self._table.add(report)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begins to count."""
+    config.stash[TABLE] = table = Table()
+    config.pluginmanager.register(Counting(table))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each test of the contract says which cell it is."""
+    for item in items:
+        cell = cell_of(item)
+        if cell is not None:
+            item.user_properties.append((PROPERTY, cell))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Prints the table, if the contract was run."""
+    lines = list(config.stash[TABLE].lines())
+    if lines:
+        terminalreporter.section("adapters x rows of the contract")
+        for line in lines:
+            terminalreporter.write_line(line)
