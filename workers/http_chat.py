@@ -34,7 +34,7 @@ from workers.adapter import (
 from workers.answer import Answer
 from workers.chat_body import Body
 from workers.codes import Code
-from workers.quirks import DROPPABLE, Quirks
+from workers.quirks import DROPPABLE, RENAMED, Quirks
 from workers.refusals import Refusal, Who, redacted
 from workers.sse import Event as Piece
 from workers.sse import EventTooLong, SSEDecoder
@@ -369,11 +369,15 @@ def _is_json(reply: Reply) -> bool:
 
 
 def _named_parameters(error: Refusal, body: Body) -> frozenset[str]:
-    """The parameters of sampling that were sent and that the refusal names, by its field or its words."""
+    """The parameters of sampling that were sent and that the refusal names, by its field or its words; and
+    a field that it wants by another name."""
+    message = error.fields.message.lower()
+    for old, new in RENAMED.items():
+        if old in body.fields and new in message:
+            return frozenset((old,))
     sent = [name for name in DROPPABLE if name in body.fields]
     if error.fields.param in sent:
         return frozenset((error.fields.param,))
-    message = error.fields.message.lower()
     if not any(word in message for word in _REFUSING_WORDS):
         return frozenset()
     return frozenset(name for name in sent if name in message)
