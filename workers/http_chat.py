@@ -230,13 +230,15 @@ class HttpChat(Adapter, abc.ABC):
 
     async def _checked(self, upstream: Upstream, *, verify: bool) -> tuple[Warn, ...]:
         """Asks for the models, and for the key where that list is open; what is no refusal is a warning."""
-        paths = [path for path in (self._quirks.key_check_path, self._quirks.models_path) if path]
-        share_s = (LOAD_S if verify else UNCHECKED_LOAD_S) / max(len(paths), 1)
+        key_path, models_path = (
+            self._filled(path) for path in (self._quirks.key_check_path, self._quirks.models_path)
+        )
+        share_s = (LOAD_S if verify else UNCHECKED_LOAD_S) / max(bool(key_path) + bool(models_path), 1)
         try:
-            if self._quirks.key_check_path and self.binding.key and verify:
-                await self.listed(upstream, self._filled(self._quirks.key_check_path), share_s)
-            if self._quirks.models_path:
-                self._models = await self.models(upstream, self._filled(self._quirks.models_path), share_s)
+            if key_path and self.binding.key and verify:
+                await self.listed(upstream, key_path, share_s)
+            if models_path:
+                self._models = await self.models(upstream, models_path, share_s)
         except AdapterError as exc:
             if verify and exc.code in _REFUSING:
                 raise
