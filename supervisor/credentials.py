@@ -7,6 +7,7 @@ can have the operator's key sent elsewhere. Secrets of two people are never mixe
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -53,7 +54,18 @@ def binding_for(
         if not own_key:
             _check_host_is_the_operators(base_url, said.options)
         base_url = _filled(base_url, options)
-    return Binding(number if before is None else before.id, key, base_url, options, said)
+    keep_alive_s = _keep_alive_s(options) if provider.is_engine else None
+    return Binding(number if before is None else before.id, key, base_url, options, said, keep_alive_s)
+
+
+def _keep_alive_s(options: Mapping[str, object]) -> float | None:
+    """Seconds, as Ollama's option of that name: -1 is for ever."""
+    value = options.get("keep_alive")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ClientError("the option keep_alive must be a number of seconds, or -1 for ever.")
+    return float(value) if value >= 0 else math.inf
 
 
 def _said(load: Load, before: Said) -> Said:
