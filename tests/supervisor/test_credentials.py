@@ -293,6 +293,11 @@ def test_a_missing_setting_names_the_option_and_the_variables(tmp_path: Path) ->
     assert "CLOUD_ACCOUNT or CLOUD_ACCOUNT_ID" in caught.value.message
 
 
+def test_what_only_stands_in_the_address_is_not_needed_with_another_one(tmp_path: Path) -> None:
+    url = "http://127.0.0.1:1/v1"
+    assert bind(cloud(tmp_path), CLOUD, base_url=url).base_url == url
+
+
 def test_who_chooses_the_host_brings_the_key(tmp_path: Path) -> None:
     settings = cloud(tmp_path, CLOUD_ACCOUNT="acc-7")
     with pytest.raises(ClientError) as caught:
