@@ -19,7 +19,7 @@ import tomli
 
 from supervisor.errors import SettingsError
 
-__all__ = ["Catalog", "CatalogError", "EnvSpec", "Provider", "load_catalog"]
+__all__ = ["Catalog", "CatalogError", "EnvSpec", "Provider", "UnknownProviderError", "load_catalog"]
 
 ID_PATTERN: Final = re.compile(r"\A[a-z][a-z0-9-]{0,31}\Z")
 ENGINE: Final = "engine"
@@ -30,6 +30,10 @@ HOME_MARK: Final = "{home}"
 
 class CatalogError(SettingsError):
     """A table of venvs.toml that cannot be used."""
+
+
+class UnknownProviderError(SettingsError):
+    """A provider that is in no table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,19 @@ class Catalog:
         """The provider of that id or alias, whatever its case; None if there is none."""
         identifier = self._names.get(name) or self._names.get(name.strip().lower())
         return self.providers[identifier] if identifier is not None else None
+
+    def named(self, name: str) -> Provider:
+        """As `find`, for a name that a person wrote.
+
+        Raises:
+            UnknownProviderError: there is none of that name; the message names the nearest.
+        """
+        provider = self.find(name)
+        if provider is None:
+            near = self.nearest(name)
+            hint = f"did you mean {' or '.join(near)}?" if near else "install.py --list shows all providers"
+            raise UnknownProviderError(f"there is no provider {name!r}: {hint}")
+        return provider
 
     def nearest(self, name: str) -> list[str]:
         """At most three provider ids that look like `name`, best first."""

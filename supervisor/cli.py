@@ -44,10 +44,6 @@ DEVELOPMENT_IMPORTS: Final = (
 """What the tests cannot do without; the rest of the development environment shows when it is used."""
 
 
-class UnknownNameError(SettingsError):
-    """A provider that is in no table."""
-
-
 def main(argv: list[str]) -> int:
     """Does what the flags say; returns the exit code."""
     flags = install_parser().parse_args(argv)
@@ -152,15 +148,7 @@ class _Commands:
 
     def _resolve(self, names: Sequence[str]) -> list[Provider]:
         """The providers of those names; all names are checked before anything is done."""
-        return [self._provider(name) for name in names]
-
-    def _provider(self, name: str) -> Provider:
-        provider = self.catalog.find(name)
-        if provider is None:
-            near = self.catalog.nearest(name)
-            hint = f"did you mean {' or '.join(near)}?" if near else "--list shows all providers"
-            raise UnknownNameError(f"there is no provider {name!r}: {hint}")
-        return provider
+        return [self.catalog.named(name) for name in names]
 
     def _recipe(self, spec: EnvSpec) -> Recipe:
         return Recipe(spec.name, CHECKOUT / "locks" / f"{spec.name}.txt", spec.imports, python=spec.python)
