@@ -38,7 +38,7 @@ OWNERS: Final = {
     "psutil": {"supervisor/spawn.py"},
     "websockets": {
         *("supervisor/access.py", "supervisor/server.py"),
-        *("supervisor/own_module.py", "supervisor/chat.py"),
+        *("supervisor/own_module.py", "supervisor/live_talk.py", "supervisor/chat.py"),
         *("supervisor/status.py", "supervisor/trials.py"),
     },
 }
