@@ -364,11 +364,25 @@ def test_a_worker_that_cannot_start_is_a_row(stubborn: Installation) -> None:
     assert (done.code, done.verdicts) == (1, "fsssss"), done.out
 
 
-async def test_a_module_that_is_killed_is_a_row(installation: Installation, cloud: Upstream) -> None:
-    cloud.script = [Behaviour(gate_after=1)]
+@pytest.fixture
+async def begun(cloud: Upstream) -> asyncio.Event:
+    """Set when the first generation has arrived, which then hangs."""
+    event = asyncio.Event()
+
+    async def hang(exchange: Exchange) -> None:
+        event.set()
+        await exchange.server.gate.wait()
+
+    cloud.script = [hang]
+    return event
+
+
+async def test_a_module_that_is_killed_is_a_row(
+    installation: Installation, cloud: Upstream, begun: asyncio.Event
+) -> None:
     process = start(installation, *OPENAI, **reach(cloud))
     finish = asyncio.create_task(asyncio.to_thread(finished, installation, process))
-    await asyncio.wait_for(_first_request(cloud), PATIENCE_S)
+    await asyncio.wait_for(begun.wait(), PATIENCE_S)
     (module,) = psutil.Process(process.pid).children()
     module.kill()
     done = await finish
@@ -377,18 +391,13 @@ async def test_a_module_that_is_killed_is_a_row(installation: Installation, clou
     await cloud.closed(0)
 
 
-async def _first_request(cloud: Upstream) -> None:
-    while not cloud.requests:
-        cloud._changed.clear()
-        await cloud._changed.wait()
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to one process")
-async def test_ctrl_c_ends_it_and_its_module(installation: Installation, cloud: Upstream) -> None:
-    cloud.script = [Behaviour(gate_after=1)]
+async def test_ctrl_c_ends_it_and_its_module(
+    installation: Installation, cloud: Upstream, begun: asyncio.Event
+) -> None:
     process = start(installation, *OPENAI, **reach(cloud))
     finish = asyncio.create_task(asyncio.to_thread(finished, installation, process))
-    await asyncio.wait_for(_first_request(cloud), PATIENCE_S)
+    await asyncio.wait_for(begun.wait(), PATIENCE_S)
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     done = await finish
