@@ -1,7 +1,7 @@
 """llama.cpp inside the worker, by the package xllamacpp: GGUF files, without a server, a key or a network.
 
-One model is in memory at a time and serves all connections (workers.resident); where its file is found is
-workers.model_files' business. The engine is the package's Server, whose requests are called, not sent:
+Whose turn it is decides workers.resident, where a file is workers.model_files, and what all engines do alike
+stands in workers.engine_adapter. The engine is the package's Server, whose requests are called, not sent:
 
 1. A request has a thread that waits in the engine without holding the interpreter. The engine calls it back
    for every piece, and what it answers to that may end the request: an interrupt waits for one token, or for
@@ -19,7 +19,6 @@ import json
 import os
 import secrets
 import threading
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,31 +28,25 @@ from typing import Any, Final, TypeAlias
 import xllamacpp
 
 from workers.adapter import (
-    Adapter,
     AdapterError,
-    Alive,
     Begun,
     Binding,
     Event,
-    Loaded,
-    LoadRequest,
     ProviderSpec,
     ReportProgress,
     Request,
     Warn,
 )
 from workers.codes import Code
+from workers.engine_adapter import EngineAdapter
 from workers.engine_options import Given, Used, check_memory, fill, read_options
 from workers.gguf_header import BadGguf, GgufHeader, read_header
-from workers.hub_download import Hub
 from workers.llama_chat import TRANSCRIPT_TEMPLATE, Manner, body_of, events_of, refused
-from workers.model_files import ModelFiles, hub_name, parts_of
+from workers.model_files import parts_of
 from workers.resident import Resident, Turn
 
 __all__ = ["ADAPTER", "LlamaCpp"]
 
-BEAT_S: Final = 1.0
-"""How often a request that waits for its turn says that it is alive."""
 STOP_MAX_S: Final = 0.4
 """How long an ended request waits for the engine to let go: a token takes less, a batch of a long prompt may
 take more. The place in the engine is free only when it has let go, however long that takes."""
@@ -68,11 +61,6 @@ CACHE_MIB: Final = 256
 """Conversations that had to leave their place, kept to come back without being computed again."""
 ERRORS_ONLY: Final = 1
 """The engine's log says at the next level what no operator needs, for every request."""
-HUB: Final = "https://huggingface.co"
-_QUIRKS: Final = ("models_dir", "download", "hub", "models_in_memory")
-"""Where models are; whether what is not there may be fetched on a load; from where; how many models may be in
-memory at once."""
-_MS_PER_S: Final = 1000
 _ENGINE_ERRORS: Final = (ValueError, RuntimeError, IndexError, OverflowError)
 """What becomes of the engine's exceptions on their way into Python."""
 _GPUS: Final = (
@@ -163,48 +151,31 @@ async def _taken(
         raise refused(piece) from piece
 
 
-class LlamaCpp(Adapter):
+class LlamaCpp(EngineAdapter[Wanted, Engine]):
     """One connection's use of the engine."""
+
+    kind = "a .gguf file"
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
         super().__init__(provider, binding)
-        self._files = ModelFiles.of(_known_quirks(provider), os.environ)
+        self.resident = _RESIDENT
         self._options = Given()
-        self._default = provider.default_model or ""
-        self._found: dict[str, Path] = {}
-        self._joined = False
 
-    async def load(self, load: LoadRequest, report: ReportProgress) -> Loaded:
-        """Finds the models, and brings the one to preload into memory. Cancelling it is safe.
+    def read_options(self, options: Mapping[str, Any]) -> tuple[Warn, ...]:
+        """As EngineAdapter wants it."""
+        self._options, warnings = read_options(options)
+        return warnings
 
-        Raises:
-            AdapterError: INVALID_REQUEST, INVALID_MODEL or OUT_OF_MEMORY.
-        """
-        self._options, warnings = read_options(self.binding.options)
-        names = await asyncio.to_thread(self._files.names)
-        _RESIDENT.keep = max(int(self.provider.quirks.get("models_in_memory", 1)), 1)
-        _RESIDENT.join()
-        self._joined = True
-        model_ms = None
-        if load.preload_model:
-            started = time.monotonic()
-            await self._preload(load.preload_model, report)
-            model_ms = round((time.monotonic() - started) * _MS_PER_S)
-            self._default = load.preload_model
-            names = tuple(dict.fromkeys((load.preload_model, *names)))
-        elif not names:
-            sentence = (
-                f"There is no GGUF file in {self._files.places()}; put one there, or name one by its path."
-            )
-            warnings = (*warnings, Warn("NO_MODELS", sentence))
-        return Loaded(models=names, warnings=warnings, model_ms=model_ms)
+    def wanted(self, name: str, path: Path) -> Wanted:
+        """As EngineAdapter wants it."""
+        return Wanted(name, path, self._options)
 
     async def generate(self, request: Request) -> AsyncIterator[Event]:
         """The reply as the engine makes it. Cancelling or closing it ends it in the engine too."""
-        turn = _RESIDENT.ask(await self._wanted(request.model))
+        turn = self.resident.ask(await self.wanted_of(request.model))
         try:
-            while not await turn.granted(BEAT_S):
-                yield Alive()
+            async for alive in self.waiting(turn):
+                yield alive
             engine, model = turn.model, turn.wanted.name
             body = body_of(request, model, engine.manner)
             if body.warnings:
@@ -217,64 +188,6 @@ class LlamaCpp(Adapter):
         async with contextlib.aclosing(answer), contextlib.aclosing(events):
             async for event in events:
                 yield event
-
-    async def close(self) -> None:
-        """The model leaves the memory when the last connection has gone."""
-        if self._joined:
-            self._joined = False
-            await _RESIDENT.leave()
-
-    async def _preload(self, model: str, report: ReportProgress) -> None:
-        await self._fetched(model, report)
-        turn = _RESIDENT.ask(await self._wanted(model), report)
-        try:
-            while not await turn.granted(BEAT_S):
-                if waits_for := turn.ahead + _RESIDENT.taken:
-                    report("model", f"waiting for {waits_for} request(s) of the model in memory", None)
-        finally:
-            turn.release()
-
-    async def _fetched(self, model: str, report: ReportProgress) -> None:
-        """The model is on the disk afterwards, if it may be fetched and is one of the hub's."""
-        named = hub_name(model)
-        quirks = self.provider.quirks
-        if named is None or quirks.get("download") is not True:
-            return
-        try:
-            await self._wanted(model)
-        except AdapterError:
-            hub = Hub(str(quirks.get("hub", HUB)).rstrip("/"), self._files.hub, self.binding.key)
-            given_up = threading.Event()
-            try:
-                file = await asyncio.to_thread(hub.fetch, *named, report, given_up)
-            finally:
-                given_up.set()
-            self._found[model] = await asyncio.to_thread(self._files.find, f"{named[0]}/{file}")
-
-    async def _wanted(self, model: str) -> Wanted:
-        name = model or self._default or await asyncio.to_thread(self._only_one)
-        path = self._found.get(name)
-        if path is None:
-            path = self._found[name] = await asyncio.to_thread(self._files.find, name)
-        return Wanted(name, path, self._options)
-
-    def _only_one(self) -> str:
-        names = self._files.names()
-        if len(names) == 1:
-            return names[0]
-        known = (
-            f"one of {', '.join(names)}"
-            if names
-            else f"a .gguf file; there is none in {self._files.places()}"
-        )
-        raise AdapterError(Code.INVALID_MODEL, f"Say which model: {known}.")
-
-
-def _known_quirks(provider: ProviderSpec) -> Mapping[str, Any]:
-    unknown = sorted(set(provider.quirks) - set(_QUIRKS))
-    if unknown:
-        raise AdapterError(Code.UNEXPECTED, f"[provider.{provider.id}.quirks]: unknown key {unknown[0]!r}")
-    return provider.quirks
 
 
 # ---- loading, in a thread

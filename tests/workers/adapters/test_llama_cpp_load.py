@@ -17,6 +17,7 @@ import pytest
 from tests.fakes.bound import cancelled, collect, finish_of, load_only
 from tests.fakes.local_model import LONG, engine, engine_of, request
 from tests.tiny_gguf import Shape, make_tiny_gguf
+from workers import engine_adapter
 from workers.adapter import AdapterError, Binding, LoadRequest, ProviderSpec, Text
 from workers.adapters import llama_cpp
 from workers.codes import Code
@@ -212,7 +213,7 @@ async def test_a_load_that_is_cancelled_stops_reading(folder: Path, monkeypatch:
 async def test_a_load_waits_for_the_replies_of_another_model_and_says_so(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(llama_cpp, "BEAT_S", 0.01)
+    monkeypatch.setattr(engine_adapter, "BEAT_S", 0.01)
     make_tiny_gguf(tmp_path / "other.gguf", seed=8)
     waiting = asyncio.Event()
 
