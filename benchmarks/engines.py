@@ -60,9 +60,9 @@ Json = dict[str, Any]
 def serve_directly(model: str) -> None:
     """Loads the model as the adapter does, then answers each line of stdin with one of times."""
     from workers.adapters import llama_cpp  # only this process has the engine
-    from workers.engine_options import read_options
+    from workers.engine_options import Given, read_options
 
-    given, _ = read_options(OPTIONS)
+    given, _ = read_options(OPTIONS, Given)
     wanted = llama_cpp.Wanted("direct", Path(model), given)
     engine = llama_cpp._opened(wanted, lambda *_: None, threading.Event())
     sys.stdout.write("ready\n")

@@ -18,14 +18,14 @@ GIB: Final = 1 << 30
 
 def test_what_is_given_is_read_and_null_is_not_given() -> None:
     given, warnings = read_options(
-        {"context_length": 4096.0, "threads": 4, "slots": None, "transcript": True}
+        {"context_length": 4096.0, "threads": 4, "slots": None, "transcript": True}, Given
     )
     assert given == Given(context_length=4096, threads=4, transcript=True)
     assert warnings == ()
 
 
 def test_what_means_nothing_is_a_warning_that_names_what_does() -> None:
-    _, (warning,) = read_options({"n_ctx": 4096})
+    _, (warning,) = read_options({"n_ctx": 4096}, Given)
     assert "n_ctx" in warning.message
     assert "context_length" in warning.message
 
@@ -33,7 +33,7 @@ def test_what_means_nothing_is_a_warning_that_names_what_does() -> None:
 @pytest.mark.parametrize("value", ["4096", True, 4096.5, 0, 1 << 40, [4096]])
 def test_a_context_must_be_a_number_that_can_be_meant(value: Any) -> None:
     with pytest.raises(AdapterError) as caught:
-        read_options({"context_length": value})
+        read_options({"context_length": value}, Given)
     assert caught.value.code is Code.INVALID_REQUEST
 
 

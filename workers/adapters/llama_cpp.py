@@ -23,7 +23,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import xllamacpp
 
@@ -40,18 +40,15 @@ from workers.adapter import (
 from workers.codes import Code
 from workers.engine_adapter import EngineAdapter
 from workers.engine_options import Given, Used, check_memory, fill, read_options
+from workers.engine_thread import Pieces, Take
 from workers.gguf_header import BadGguf, GgufHeader, read_header
 from workers.llama_chat import TRANSCRIPT_TEMPLATE, Manner, body_of, events_of, refused
 from workers.model_files import parts_of
 from workers.resident import Resident, Turn
+from workers.warm_files import read_once
 
 __all__ = ["ADAPTER", "LlamaCpp"]
 
-STOP_MAX_S: Final = 0.4
-"""How long an ended request waits for the engine to let go: a token takes less, a batch of a long prompt may
-take more. The place in the engine is free only when it has let go, however long that takes."""
-READ_BYTES: Final = 8 << 20
-"""Between two looks at whether the load is still wanted."""
 BATCH: Final = 128
 """Tokens of a prompt that are computed at once. Larger ones were no faster on processors, and an interrupt
 waits for one."""
@@ -67,10 +64,6 @@ _GPUS: Final = (
     xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_GPU,
     xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_IGPU,
 )
-
-
-_Pieces: TypeAlias = "asyncio.Queue[bytes | Exception | None]"
-"""What the engine's thread puts: the pieces, then None, or why there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,46 +102,18 @@ class Engine:
     def answer(self, body: bytes, let_go: Callable[[], None]) -> AsyncGenerator[bytes, None]:
         """Begins a request and returns the pieces of its answer, each a JSON text; closing them ends it.
 
-        `let_go` is called when the engine is through with it, which may be later. There is no way to slow
-        the engine down: what a slow client has not taken waits, at most as many tokens as the request allows.
+        `let_go` is called when the engine is through with it, which may be later.
 
         Raises, while the pieces are taken:
             AdapterError: the engine refuses the request.
         """
-        loop = asyncio.get_running_loop()
-        pieces: _Pieces = asyncio.Queue()
-        stop = threading.Event()
 
-        def take(piece: bytes) -> bool:
-            if not stop.is_set():
-                loop.call_soon_threadsafe(pieces.put_nowait, piece)
-            return stop.is_set()
+        def run(take: Take[bytes]) -> None:
+            self._server.handle_chat_completions(body, take)
 
-        def run() -> None:
-            error: Exception | None = None
-            try:
-                self._server.handle_chat_completions(body, take)
-            except (*_ENGINE_ERRORS, MemoryError) as exc:
-                error = exc
-            loop.call_soon_threadsafe(pieces.put_nowait, error)
-
-        work = loop.run_in_executor(self._threads, run)
-        work.add_done_callback(lambda _: let_go())
-        return _taken(pieces, work, stop)
-
-
-async def _taken(
-    pieces: _Pieces, work: asyncio.Future[None], stop: threading.Event
-) -> AsyncGenerator[bytes, None]:
-    """The pieces up to the end, or up to whoever takes them losing interest."""
-    try:
-        while isinstance(piece := await pieces.get(), bytes):
-            yield piece
-    finally:
-        stop.set()
-        await asyncio.wait({work}, timeout=STOP_MAX_S)
-    if piece is not None:
-        raise refused(piece) from piece
+        pieces = Pieces[bytes](self._threads, run, refused, (*_ENGINE_ERRORS, MemoryError))
+        pieces.work.add_done_callback(lambda _: let_go())
+        return pieces.taken()
 
 
 class LlamaCpp(EngineAdapter[Wanted, Engine]):
@@ -163,7 +128,7 @@ class LlamaCpp(EngineAdapter[Wanted, Engine]):
 
     def read_options(self, options: Mapping[str, Any]) -> tuple[Warn, ...]:
         """As EngineAdapter wants it."""
-        self._options, warnings = read_options(options)
+        self._options, warnings = read_options(options, Given)
         return warnings
 
     def wanted(self, name: str, path: Path) -> Wanted:
@@ -210,7 +175,7 @@ def _opened(wanted: Wanted, report: ReportProgress, given_up: threading.Event) -
     if not gpu:
         check_memory(wanted.name, used, header, file_bytes=file_bytes, memory_bytes=memory_bytes)
     if file_bytes < memory_bytes // 2:  # a larger one would push itself out again
-        _read_all(wanted, sizes, report, given_up)
+        read_once(wanted.name, sizes, report, given_up)
     report("model", f"starting the engine with {wanted.name}", None)
     try:
         server = xllamacpp.Server(_params(wanted, used, gpu=gpu))
@@ -241,21 +206,6 @@ def _machine() -> tuple[bool, int]:
     devices = xllamacpp.get_device_info()
     memory = [device["memory_total"] for device in devices if device["type"] not in _GPUS]
     return any(device["type"] in _GPUS for device in devices), max(memory, default=0)
-
-
-def _read_all(
-    wanted: Wanted, sizes: Mapping[Path, int], report: ReportProgress, given_up: threading.Event
-) -> None:
-    """Reads the files once, which brings them into the system's memory."""
-    buffer = bytearray(READ_BYTES)
-    done, total = 0, max(sum(sizes.values()), 1)
-    for path in sizes:
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
-                if given_up.is_set():
-                    raise AdapterError(Code.INTERRUPT, "Loading the model was stopped.")
-                done += count
-                report("model", f"reading {wanted.name}", min(done / total, 1.0))
 
 
 def _params(wanted: Wanted, used: Used, *, gpu: bool) -> Any:

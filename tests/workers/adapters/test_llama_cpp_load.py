@@ -17,7 +17,7 @@ import pytest
 from tests.fakes.bound import cancelled, collect, finish_of, load_only
 from tests.fakes.local_model import LONG, engine, engine_of, request
 from tests.tiny_gguf import Shape, make_tiny_gguf
-from workers import engine_adapter
+from workers import engine_adapter, warm_files
 from workers.adapter import AdapterError, Binding, LoadRequest, ProviderSpec, Text
 from workers.adapters import llama_cpp
 from workers.codes import Code
@@ -190,7 +190,7 @@ async def test_an_unknown_quirk_is_the_operators_to_mend() -> None:
 
 
 async def test_a_load_that_is_cancelled_stops_reading(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llama_cpp, "READ_BYTES", 1 << 10)
+    monkeypatch.setattr(warm_files, "READ_BYTES", 1 << 10)
     reading, go_on = threading.Event(), threading.Event()
     told: list[str] = []
 
