@@ -1,1 +1,298 @@
-"""placeholder"""
+"""Hugging Face's transformers inside the worker, on torch: what the light engines cannot load.
+
+A model is a folder of safetensors, an operator's or one in the hub's cache. What all engines do alike stands
+in workers.engine_adapter, how a model is loaded in workers.torch_loading, how replies are made in
+workers.torch_replies; here is how a request becomes tokens, and tokens become a reply.
+
+What a model's own files ask for in sampling is not taken over: a request says what it wants.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+
+from workers.adapter import (
+    AdapterError,
+    Alive,
+    Begun,
+    Binding,
+    Event,
+    Finish,
+    ProviderSpec,
+    ReportProgress,
+    Request,
+    Text,
+    Usage,
+    Warn,
+)
+from workers.chat_body import omitted
+from workers.chat_prompt import THINK, THINKING_HEADROOM, Manner, Prompt, prompt_of
+from workers.codes import Code
+from workers.engine_adapter import QUIRKS, EngineAdapter
+from workers.engine_options import read_options
+from workers.hub_download import Hub
+from workers.model_files import MAIN
+from workers.model_folders import find_folder, folder_names
+from workers.refusals import redacted
+from workers.resident import Resident, Turn
+from workers.token_choice import choice_of
+from workers.token_job import Job
+from workers.token_reply import TokenReply
+from workers.torch_faults import ERRORS, TRUST, not_loaded
+from workers.torch_loading import Plan, Wanted, clear, load_model, load_tokenizer, plan_of
+from workers.torch_options import Given, smaller
+from workers.torch_replies import Batch, OneByOne, Runner, batches
+
+__all__ = ["ADAPTER", "Transformers"]
+
+_EXTRA: Final = ("ignore_eos", "chat_template_kwargs", "enable_thinking")
+"""What a client may add."""
+_WARM_WORDS: Final = [{"role": "user", "content": "Hi"}]
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, ready for the engine."""
+
+    prompt: Prompt
+    tokens: list[int]
+    limit: int
+    """Tokens of the reply at most."""
+    ends: frozenset[int]
+    warnings: tuple[Warn, ...]
+
+
+class Engine:
+    """A loaded model."""
+
+    def __init__(self, wanted: Wanted, plan: Plan, model: Any, tokenizer: Any) -> None:
+        self._wanted = wanted
+        self._used = plan.used
+        self._found = plan.found
+        self._model = model
+        self._tokenizer = tokenizer
+        self._ends = frozenset((*plan.found.eos_ids, tokenizer.eos_token_id)) - {None}
+        self.runner = self._started()
+
+    @property
+    def places(self) -> int:
+        """How many requests it serves at once."""
+        return self.runner.places
+
+    def serves(self, wanted: Wanted) -> bool:
+        """Whether it is that model, loaded in a way that will do. One that has failed is loaded anew."""
+        same = (wanted.path, wanted.trusted) == (self._wanted.path, self._wanted.trusted)
+        return same and not self.runner.broken and self._used.will_do_for(wanted.options)
+
+    async def close(self) -> None:
+        """Gives the memory back; no request may be running."""
+        await asyncio.to_thread(self._drop)
+
+    def _drop(self) -> None:
+        self.runner.stop()
+        self._model = None
+        clear()
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """As TokenReply wants it."""
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def read(self, request: Request) -> Asked:
+        """What a request asks for, in tokens. Blocks.
+
+        Raises:
+            AdapterError: UNSUPPORTED, INVALID_PROMPT or CONTEXT_TOO_LONG.
+        """
+        prompt = prompt_of(request, self._manner(request))
+        tokens = self._encode(prompt)
+        room = self._used.context_length - len(tokens)
+        if room <= 0:
+            raise AdapterError(
+                Code.CONTEXT_TOO_LONG,
+                f"The messages have {len(tokens)} tokens and the context holds {self._used.context_length}: "
+                "send fewer, or load with a larger options.context_length.",
+            )
+        wanted = request.max_output_length + (THINKING_HEADROOM if prompt.thinks else 0)
+        ends = frozenset() if request.extra.get("ignore_eos") is True else self._ends
+        return Asked(prompt, tokens, min(wanted, room), ends | set(request.stop_ids), _unknown(request))
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        """A chat template writes the signs that a text begins with; in a transcript there are none."""
+        return list(self._tokenizer.encode(prompt.text, add_special_tokens=prompt.plain))
+
+    def _manner(self, request: Request) -> Manner:
+        if self._used.transcript:
+            return Manner(None, may_think=False)
+        more = request.extra.get("chat_template_kwargs")
+        words = dict(more) if isinstance(more, Mapping) else {}
+        if request.reasoning_effort is not None:
+            words.setdefault("reasoning_effort", request.reasoning_effort)
+
+        def render(messages: list[dict[str, str]], think: bool) -> str:
+            return self._render(messages, {"enable_thinking": think, **words})
+
+        return Manner(render, may_think="think" in (self._found.template or ""))
+
+    def _render(self, messages: list[dict[str, str]], words: Mapping[str, Any]) -> str:
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **words
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError) as exc:
+            raise AdapterError(
+                Code.INVALID_PROMPT,
+                f"The model's chat template refuses these messages (it said: {redacted(str(exc))}); "
+                "change them, or load with options.transcript.",
+            ) from exc
+        return str(text)
+
+    def _started(self) -> Runner:
+        """The way to make replies with this model, after its first token."""
+        prompt = self._first_words()
+        if batches(self._model):
+            batch = Batch(self._model, self._used)
+            try:
+                batch.warm_up(prompt)
+            except AdapterError as exc:
+                batch.stop()
+                if exc.code is Code.OUT_OF_MEMORY:
+                    raise
+                _LOG.warning("%s is not served in a batch: %s", type(self._model).__name__, exc.message)
+            else:
+                return batch
+        one = OneByOne(self._model)
+        one.warm_up(prompt)
+        return one
+
+    def _first_words(self) -> list[int]:
+        """What the model reads first; its chat template is tried with it."""
+        if self._used.transcript:
+            return self._encode(Prompt("User: Hi\nAssistant:", plain=True, stops=(), thinks=False)) or [0]
+        text = self._tokenizer.apply_chat_template(_WARM_WORDS, tokenize=False, add_generation_prompt=True)
+        return self._encode(Prompt(str(text), plain=False, stops=(), thinks=False)) or [0]
+
+
+class Transformers(EngineAdapter[Wanted, Engine]):
+    """One connection's use of the engine."""
+
+    kind = "a folder with config.json and .safetensors files"
+    quirks = (*QUIRKS, TRUST)
+
+    def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
+        super().__init__(provider, binding)
+        self.resident = _RESIDENT
+        self._options = Given()
+
+    def read_options(self, options: Mapping[str, Any]) -> tuple[Warn, ...]:
+        """As EngineAdapter wants it."""
+        self._options, warnings = read_options(options, Given)
+        self.revision = self._options.revision or MAIN
+        return warnings
+
+    def wanted(self, name: str, path: Path) -> Wanted:
+        """As EngineAdapter wants it."""
+        return Wanted(name, path, self._options, self.provider.quirks.get(TRUST) is True)
+
+    def names(self) -> tuple[str, ...]:
+        """As EngineAdapter wants it."""
+        return folder_names(self.files, self.revision)
+
+    def find(self, name: str) -> Path:
+        """As EngineAdapter wants it."""
+        return find_folder(self.files, name, self.revision)
+
+    def fetch(
+        self, hub: Hub, repo: str, file: str, report: ReportProgress, given_up: threading.Event
+    ) -> Path:
+        """As EngineAdapter wants it: a repository of safetensors."""
+        if file:
+            raise AdapterError(
+                Code.INVALID_MODEL, f"{file} is for the provider llama-cpp: name a repository of safetensors."
+            )
+        hub.fetch_repository(repo, report, given_up)
+        return self.find(repo)
+
+    async def generate(self, request: Request) -> AsyncIterator[Event]:
+        """The reply as the engine makes it. Cancelling or closing it ends it in the engine too."""
+        turn = self.resident.ask(await self.wanted_of(request.model))
+        try:
+            async for alive in self.waiting(turn):
+                yield alive
+            engine, model = turn.model, turn.wanted.name
+            asked = await asyncio.to_thread(engine.read, request)
+            if asked.warnings:
+                yield Begun(asked.warnings)
+            if asked.prompt.opens_thinking:
+                yield Text(THINK)
+            job = Job(asked.tokens, limit=asked.limit, ends=asked.ends, choice=choice_of(request))
+            tokens = engine.runner.answer(job, turn.release)
+        except BaseException:  # from here on the engine gives the turn back
+            turn.release()
+            raise
+        async with contextlib.aclosing(tokens):
+            async for event in _events(tokens, job, asked, engine, model):
+                yield event
+
+
+async def _events(
+    tokens: AsyncIterator[Sequence[int]], job: Job, asked: Asked, engine: Engine, model: str
+) -> AsyncGenerator[Event, None]:
+    prompt = asked.prompt
+    reply = TokenReply(
+        engine.decode, ends=asked.ends, limit=asked.limit, stops=prompt.stops, trims=prompt.plain
+    )
+    async for new in tokens:
+        text = reply.feed(new)
+        yield Text(text) if text else Alive()
+        if reply.reason is not None:
+            break
+    usage = Usage(len(job.prompt), reply.tokens, len(job.prompt) - job.computed)
+    yield Finish(reply.reason or "length", model, usage, asked.warnings)
+
+
+def _unknown(request: Request) -> tuple[Warn, ...]:
+    """What a request says and nothing here heeds."""
+    names = [f"extra.{name}" for name in request.extra if name not in _EXTRA]
+    if (request.response_format or {}).get("type", "text") != "text":
+        names.append("response_format")
+    return tuple(map(omitted, names))
+
+
+# ---- loading, in a thread
+
+
+async def _load_engine(turn: Turn[Wanted, Engine]) -> Engine:
+    return await asyncio.to_thread(_opened, turn.wanted, turn.report, turn.given_up)
+
+
+def _opened(wanted: Wanted, report: ReportProgress, given_up: threading.Event) -> Engine:
+    """Loads the model and lets it say one token, so that the next one costs no loading.
+
+    Raises:
+        AdapterError: INVALID_MODEL, UNSUPPORTED or OUT_OF_MEMORY; INTERRUPT when it was given up.
+    """
+    plan = plan_of(wanted)
+    remedy = smaller(plan.used, plan.found, plan.machine)
+    try:
+        tokenizer = load_tokenizer(wanted)
+        return Engine(wanted, plan, load_model(wanted, plan, report, given_up), tokenizer)
+    except (*ERRORS, AdapterError) as exc:
+        error = not_loaded(exc, wanted.name, plan.found.architecture, remedy)
+    clear()  # only now nothing holds any more what the exception held
+    raise error
+
+
+_RESIDENT: Final[Resident[Wanted, Engine]] = Resident(_load_engine)
+"""The models of this process."""
+
+ADAPTER: Final = Transformers

@@ -1,0 +1,74 @@
+"""A request's messages as the one text that a model goes on with, for engines that are given text.
+
+By the model's chat template, which the engine's adapter applies (`Render`), or as a transcript where the
+model has none. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from workers.adapter import Request
+from workers.chat_body import asks_to_think
+from workers.prompt import merged, plain_roles, prefixed
+from workers.transcript import transcript
+
+__all__ = ["THINK", "THINKING_HEADROOM", "Manner", "Prompt", "Render", "prompt_of"]
+
+THINK: Final = "<think>"
+THINKING_HEADROOM: Final = 2048
+"""Tokens for thinking; they do not count as visible text."""
+
+Render: TypeAlias = "Callable[[list[dict[str, str]], bool], str]"
+"""Messages, and whether the model is to think, as one text by the chat template.
+
+Raises:
+    AdapterError: INVALID_PROMPT.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a loaded model wants to be spoken to."""
+
+    render: Render | None
+    """None: as a transcript."""
+    may_think: bool
+    """Its chat template knows thinking."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model reads."""
+
+    text: str
+    plain: bool
+    """It is a transcript: the white space at the start of a reply is none of it."""
+    stops: tuple[str, ...]
+    """Where somebody else would begin to speak."""
+    thinks: bool
+    """The reply may begin with thinking."""
+
+    @property
+    def opens_thinking(self) -> bool:
+        """Whether the template has opened a block of thinking that the reply goes on with."""
+        return not self.plain and self.text.rstrip().endswith(THINK)
+
+
+def prompt_of(request: Request, manner: Manner) -> Prompt:
+    """The text for a request.
+
+    Raises:
+        AdapterError: UNSUPPORTED or INVALID_PROMPT.
+    """
+    if manner.render is None:
+        lines = transcript(request)
+        text = "".join(f"{line.content}\n" for line in lines.lines)
+        return Prompt(f"{text}{lines.speaker}:", plain=True, stops=lines.stops, thinks=False)
+    messages = merged(prefixed(message) for message in plain_roles(request.messages))
+    plain = [{"role": message.role, "content": message.content} for message in messages]
+    think = asks_to_think(request) and manner.may_think
+    prompt = Prompt(manner.render(plain, think), plain=False, stops=(), thinks=think)
+    return Prompt(prompt.text, plain=False, stops=(), thinks=think or prompt.opens_thinking)
