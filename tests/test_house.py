@@ -35,6 +35,7 @@ OWNERS: Final = {
     "msgpack": {"workers/wire.py"},
     "aiohttp": {"workers/upstream.py"},
     "truststore": {"workers/upstream.py"},
+    "jinja2": {"workers/chat_template.py"},
     "psutil": {"supervisor/spawn.py"},
     "websockets": {
         *("supervisor/access.py", "supervisor/server.py"),

@@ -8,12 +8,13 @@ addresses) no client reaches: of `extra` only what is named here is passed on.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from workers.adapter import AdapterError, Request, Warn
 from workers.chat_body import asks_to_think, omitted
+from workers.chat_template import Render
 from workers.codes import Code
 from workers.prompt import merged, plain_roles, prefixed
 from workers.transcript import transcript
@@ -40,13 +41,6 @@ _EXTRA: Final[Mapping[str, tuple[type, ...]]] = {
     "dry_sequence_breakers": (list,),
 }
 """What a client may add, and its type."""
-
-Render = Callable[[list[dict[str, str]], bool], str]
-"""Messages, and whether the model is to think, as one text by the chat template.
-
-Raises:
-    AdapterError: INVALID_PROMPT.
-"""
 
 
 @dataclass(frozen=True, slots=True)

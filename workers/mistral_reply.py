@@ -55,8 +55,8 @@ class Speaker(Protocol):
     def count(self, prompt: str) -> int:
         """The tokens of a prompt."""
 
-    def begin(self, prompt: str, tokens: int, *, max_tokens: int, **fields: Any) -> Pieces[Piece]:
-        """Begins a request whose prompt has so many tokens."""
+    def begin(self, prompt: str, *, max_tokens: int, **fields: Any) -> Pieces[Piece]:
+        """Begins a request."""
 
     def text_of(self, token: int, after: int | None = None) -> str:
         """What a token says after another one, empty where it is a sign and no text."""
@@ -115,8 +115,7 @@ class Reply:
         return min(self._asked.max_tokens, self._speaker.context_length - self._tokens) - self._said
 
     def _begin(self, prompt: str, max_tokens: int, **fields: Any) -> Pieces[Piece]:
-        tokens = self._tokens + self._said
-        self._last = self._speaker.begin(prompt, tokens, max_tokens=max_tokens, **fields)
+        self._last = self._speaker.begin(prompt, max_tokens=max_tokens, **fields)
         return self._last
 
     def _finish(self, reason: str, usage: Usage | None) -> Finish:

@@ -17,7 +17,8 @@ alike stands in workers.engine_adapter. What was found out about version 0.9.5, 
    still, 16 KiB to some hundred for each token). So it is counted, and the engine made anew when it is too
    much.
 6. How many threads compute is a variable of the process, read once: the first load decides.
-7. It would ask the hub for what is missing in a folder. So it is told that there is no network.
+7. A Runner is called by one thread at a time: a second one is refused. Its iterators are not.
+8. It would ask the hub for what is missing in a folder. So it is told that there is no network.
 """
 
 from __future__ import annotations
@@ -25,20 +26,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
-import json
 import os
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn
-
-import jinja2
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import Any, Final
 
 from workers import engine_adapter
 from workers.adapter import (
@@ -53,13 +49,14 @@ from workers.adapter import (
     Usage,
     Warn,
 )
+from workers.chat_template import renderer
 from workers.codes import Code
 from workers.engine_adapter import EngineAdapter
 from workers.engine_options import read_options
 from workers.engine_thread import Pieces, Take
 from workers.hub_download import Hub
 from workers.machine import give_back_memory, memory_bytes
-from workers.mistral_chat import Manner, Render, ask
+from workers.mistral_chat import Manner, ask
 from workers.mistral_files import Found, look_at
 from workers.mistral_options import Given, Used, cache_bytes, check_memory, fill
 from workers.mistral_reply import Piece, Reply
@@ -109,10 +106,13 @@ class Engine:
         self._found = found
         self._name = wanted.name
         self._runner: Any = None
-        self._running: set[asyncio.Future[None]] = set()
+        self._inside = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
         self._renewal: asyncio.Task[None] | None = None
         self._kept_bytes = 0
         self._bos = ""
+        self._calling = threading.Lock()
         self._threads = ThreadPoolExecutor(used.slots, thread_name_prefix="engine")
         self.places = used.slots
         self.context_length = used.context_length
@@ -149,12 +149,23 @@ class Engine:
             ) from exc
         give_back_memory()
 
-    def renewal(self) -> asyncio.Task[None] | None:
-        """What a request has to wait for: the engine is made anew when it keeps too much of conversations."""
+    def enter(self) -> asyncio.Task[None] | None:
+        """Lets a request in, which must `leave`; or what it has to wait for, before it asks once more.
+
+        The engine is made anew when it keeps too much of conversations, and when everybody has left."""
         if self._renewal is None and (self._runner is None or self._kept_bytes > cache_bytes(memory_bytes())):
             self._renewal = asyncio.get_running_loop().create_task(self._renewed())
             self._renewal.add_done_callback(self._renewal_over)
+        if self._renewal is None:
+            self._inside += 1
+            self._empty.clear()
         return self._renewal
+
+    def leave(self) -> None:
+        """A request is over."""
+        self._inside -= 1
+        if not self._inside:
+            self._empty.set()
 
     def count(self, prompt: str) -> int:
         """The tokens of a prompt, as the engine will count them. Blocks.
@@ -164,50 +175,55 @@ class Engine:
         """
         special = not (self._bos and prompt.startswith(self._bos))
         try:
-            return len(self._runner.tokenize_text(prompt, special, None))
+            with self._calling:
+                return len(self._runner.tokenize_text(prompt, special, None))
         except _ERRORS as exc:
             raise _refused(exc) from exc
 
     def text_of(self, token: int, after: int | None = None) -> str:
         """What a token says after another one, empty where it is no text but a sign. Blocks."""
-        if not self._runner.detokenize_text([token], True):
+        if not self._text([token], signs=False):
             return ""
         if after is None:
-            return str(self._runner.detokenize_text([token], False))
-        before = self._runner.detokenize_text([after], False)
-        both = self._runner.detokenize_text([after, token], False)
-        return str(both[len(before) :] if both.startswith(before) else both)
+            return self._text([token])
+        before, both = self._text([after]), self._text([after, token])
+        return both[len(before) :] if both.startswith(before) else self._text([token])
 
     def sign_of(self, token: int) -> str:
         """How a token is written, also one that is no text. Blocks."""
-        return str(self._runner.detokenize_text([token], False))
+        return self._text([token])
 
-    def begin(self, prompt: str, tokens: int, *, max_tokens: int, **fields: Any) -> Pieces[Piece]:
-        """Begins a request whose prompt has so many tokens."""
+    def _text(self, tokens: list[int], *, signs: bool = True) -> str:
+        try:
+            with self._calling:
+                return str(self._runner.detokenize_text(tokens, not signs))
+        except _ERRORS as exc:
+            raise _refused(exc) from exc
+
+    def begin(self, prompt: str, *, max_tokens: int, **fields: Any) -> Pieces[Piece]:
+        """Begins a request."""
         runner, request = self._runner, _request(prompt, max_tokens=max_tokens, **fields)
 
         def run(take: Take[Piece]) -> None:
-            said = 0
-            for chunk in runner.send_chat_completion_request(request):
-                said += 1
-                if take(_piece(chunk)):
+            with self._calling:
+                chunks = runner.send_chat_completion_request(request)
+            for piece in map(_piece, chunks):
+                if piece.usage is not None:
+                    self._keep(piece.usage)
+                if take(piece):
                     return
-            self._keep(tokens + said)
 
-        pieces = Pieces[Piece](self._threads, run, _refused, (*_ERRORS, MemoryError))
-        self._running.add(pieces.work)
-        pieces.work.add_done_callback(self._running.discard)
-        return pieces
+        return Pieces[Piece](self._threads, run, _refused, (*_ERRORS, MemoryError))
 
-    def _keep(self, tokens: int) -> None:
-        """A conversation of so many tokens came to its end. Two threads that count at once may lose one."""
+    def _keep(self, usage: Usage) -> None:
+        """A conversation came to its end, and the engine keeps it."""
         if self._used.prefix_cache and not _has_gpu():
-            steps = -(-tokens // GROWTH)
-            self._kept_bytes += steps * GROWTH * self._found.facts.kv_bytes
+            steps = -(-((usage.input_tokens or 0) + (usage.output_tokens or 0)) // GROWTH)
+            with self._calling:
+                self._kept_bytes += steps * GROWTH * self._found.facts.kv_bytes
 
     async def _renewed(self) -> None:
-        while self._running:
-            await asyncio.wait(set(self._running))
+        await self._empty.wait()
         await asyncio.to_thread(self.start)
 
     def _renewal_over(self, task: asyncio.Task[None]) -> None:
@@ -224,7 +240,7 @@ class Engine:
         self._bos = words.get("bos_token", "")
         if not self._used.transcript:
             template = found.facts.template or ""
-            self.manner = Manner(_renderer(template, words), may_think="think" in template)
+            self.manner = Manner(renderer(template, words), may_think="think" in template)
 
 
 class MistralRs(EngineAdapter[Wanted, Engine]):
@@ -264,34 +280,50 @@ class MistralRs(EngineAdapter[Wanted, Engine]):
         """As EngineAdapter wants it: a repository of safetensors, unless a GGUF file is named."""
         if file:
             return super().fetch(hub, repo, file, report, given_up)
-        hub.fetch_repository(repo, report, given_up)
+        try:
+            hub.fetch_repository(repo, report, given_up)
+        except AdapterError as exc:
+            if exc.code is not Code.INVALID_MODEL:
+                raise
+            return super().fetch(hub, repo, file, report, given_up)  # it may have GGUF files instead
         return find_model(self.files, repo)
 
     async def generate(self, request: Request) -> AsyncIterator[Event]:
         """The reply as the engine makes it. Cancelling or closing it ends it in the engine too."""
         turn = self.resident.ask(await self.wanted_of(request.model))
-        reply: Reply | None = None
+        over: Callable[[Callable[[], None]], None] = _at_once
+        entered: list[Engine] = []
         try:
             async for alive in self.waiting(turn):
                 yield alive
             engine = turn.model
-            while (renewal := engine.renewal()) is not None:
+            while (renewal := engine.enter()) is not None:
                 await asyncio.wait({renewal}, timeout=engine_adapter.BEAT_S)
                 yield Alive()
                 if renewal.done():
                     renewal.result()
+            entered.append(engine)
             asked = ask(request, engine.manner)
             if asked.warnings:
                 yield Begun(asked.warnings)
             reply = Reply(engine, turn.wanted.name, request, asked)
+            over = reply.when_over
             async with contextlib.aclosing(reply.events()) as events:
                 async for event in events:
                     yield event
-        finally:
-            if reply is None:
-                turn.release()
-            else:  # the place is free when the engine has let go
-                reply.when_over(turn.release)
+        finally:  # the place is free when the engine has let go
+            over(partial(_left, entered, turn))
+
+
+def _at_once(callback: Callable[[], None]) -> None:
+    callback()
+
+
+def _left(entered: list[Engine], turn: Turn[Wanted, Engine]) -> None:
+    """A request is over, in the engine too."""
+    for engine in entered:
+        engine.leave()
+    turn.release()
 
 
 # ---- loading, in a thread
@@ -364,45 +396,6 @@ def _made(path: Path, found: Found, used: Used) -> Any:
             jinja_explicit=str(through),
             in_situ_quant=used.isq,
         )
-
-
-# ---- chat templates, as the hub's own library reads them
-
-
-def _renderer(template: str, words: Mapping[str, str]) -> Render:
-    """What makes one text of messages.
-
-    Raises:
-        AdapterError: INVALID_MODEL, the template cannot be read.
-    """
-    sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    sandbox.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
-    sandbox.globals.update(raise_exception=_refuse, strftime_now=datetime.now().strftime)
-    try:
-        compiled = sandbox.from_string(template)
-    except jinja2.TemplateError as exc:
-        raise AdapterError(
-            Code.INVALID_MODEL,
-            f"The model's chat template cannot be read ({redacted(str(exc))}); load with options.transcript.",
-        ) from exc
-
-    def render(messages: list[dict[str, str]], think: bool) -> str:
-        try:
-            return compiled.render(
-                messages=messages, add_generation_prompt=True, enable_thinking=think, tools=None, **words
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as exc:
-            raise AdapterError(
-                Code.INVALID_PROMPT,
-                "The model's chat template refuses these messages (it said: "
-                f"{redacted(str(exc))}); change them, or load with options.transcript.",
-            ) from exc
-
-    return render
-
-
-def _refuse(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
 
 
 # ---- what goes in, and what comes out

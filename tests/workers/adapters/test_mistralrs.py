@@ -13,8 +13,10 @@ from typing import Any, Final
 import pytest
 
 from tests.fakes.bound import cancelled, collect, finish_of, text_of
-from tests.fakes.local_model import SAME_WORDS, Local, request
+from tests.fakes.local_model import SAME_WORDS, request
+from tests.fakes.mistral_model import LOCAL, LONG, make_first
 from tests.tiny_gguf import make_tiny_gguf
+from tests.tiny_model import SPECIALS
 from tests.tiny_safetensors import make_tiny_safetensors
 from workers import engine_adapter
 from workers.adapter import AdapterError, Alive, Begun, Event, Message, Text
@@ -24,8 +26,6 @@ from workers.codes import Code
 
 pytestmark = pytest.mark.foreign
 
-LOCAL: Final = Local(MistralRs)
-LONG: Final[dict[str, Any]] = {"max_output_length": 4000, "extra": {"ignore_eos": True}}
 MANY: Final = 6
 """Requests at once, more than there are places."""
 QUIET_S: Final = 0.3
@@ -44,7 +44,7 @@ STRICT: Final = (
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "tiny"
-    make_tiny_safetensors(path)
+    make_first(path)
     return path
 
 
@@ -135,7 +135,7 @@ async def test_a_stop_string_ends_the_reply(adapter: MistralRs, sampling: dict[s
 async def test_a_token_id_ends_the_reply(adapter: MistralRs, sampling: dict[str, float]) -> None:
     same: dict[str, Any] = {"max_output_length": 40, "sampling": sampling}
     whole = text_of(await collect(adapter, request(**same)))
-    stop_id = 3 + ord(whole[10]) - 0x21
+    stop_id = len(SPECIALS) + ord(whole[10])
     events = await collect(adapter, request(**same, stop_ids=(stop_id,)))
     assert text_of(events) == whole[: whole.index(whole[10])]
     assert finish_of(events).reason == "stop"
