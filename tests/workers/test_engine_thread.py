@@ -79,3 +79,18 @@ async def test_an_engine_that_does_not_let_go_is_not_waited_for(
     go_on.set()
     await asyncio.wait({begun.work}, timeout=5.0)
     assert begun.work.done()
+
+
+async def test_an_engine_that_breaks_in_a_way_of_its_own_ends_the_request(
+    threads: ThreadPoolExecutor,
+) -> None:
+    class Panic(BaseException):
+        """As the bridge to Rust raises it."""
+
+    def run(take: Take[int]) -> None:
+        take(1)
+        raise Panic
+
+    with pytest.raises(AdapterError) as caught:
+        assert [piece async for piece in pieces(threads, run).taken()] == [1]
+    assert caught.value.code is Code.UPSTREAM_ERROR

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib.metadata
 import os
 import tempfile
@@ -32,7 +33,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,6 +85,8 @@ _MODEL: Final = "default"
 """The name of a Runner's only model."""
 _ERRORS: Final = (ValueError, RuntimeError, OverflowError, TypeError)
 """What becomes of the engine's exceptions on their way into Python."""
+_DIED: Final = "Received none"
+"""In what the engine says when its own thread has ended; the next request starts it again."""
 _THREADS: Final = "RAYON_NUM_THREADS"
 
 
@@ -246,7 +248,7 @@ class Engine:
 class MistralRs(EngineAdapter[Wanted, Engine]):
     """One connection's use of the engine."""
 
-    kind = "a folder with config.json and .safetensors files, or a .gguf file,"
+    kind = "a folder of safetensors or a .gguf file"
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
         super().__init__(provider, binding)
@@ -312,7 +314,7 @@ class MistralRs(EngineAdapter[Wanted, Engine]):
                 async for event in events:
                     yield event
         finally:  # the place is free when the engine has let go
-            over(partial(_left, entered, turn))
+            over(functools.partial(_left, entered, turn))
 
 
 def _at_once(callback: Callable[[], None]) -> None:
@@ -372,6 +374,7 @@ def _threads(options: Given) -> int:
     return options.threads or int(os.environ[_THREADS])
 
 
+@functools.cache
 def _has_gpu() -> bool:
     """Whether the package was built for a GPU: it tells nothing of what it computes with."""
     package = importlib.metadata.distribution("mistralrs")
@@ -436,6 +439,8 @@ def _refused(error: Exception) -> AdapterError:
         return AdapterError(
             Code.OUT_OF_MEMORY, "The engine ran out of memory; load with a smaller options.context_length."
         )
+    if _DIED in str(error):
+        return AdapterError(Code.UPSTREAM_ERROR, "The engine broke in the middle of its answer; try again.")
     return AdapterError(Code.INVALID_PROMPT, f"The engine refuses the request (it said: {_quoted(error)}).")
 
 
