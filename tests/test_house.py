@@ -35,14 +35,11 @@ OWNERS: Final = {
     "msgpack": {"workers/wire.py"},
     "aiohttp": {"workers/upstream.py"},
     "truststore": {"workers/upstream.py"},
+    "jinja2": {"workers/chat_template.py"},
     "psutil": {"supervisor/spawn.py", "workers/torch_loading.py"},
     "torch": {"workers/hf_library.py"},
     "transformers": {"workers/hf_library.py"},
     "safetensors": {"workers/torch_faults.py"},
-    "jinja2": {
-        *("workers/torch_faults.py", "workers/adapters/transformers_local.py"),
-        "workers/adapters/mistralrs.py",
-    },
     "websockets": {
         *("supervisor/access.py", "supervisor/server.py"),
         *("supervisor/own_module.py", "supervisor/live_talk.py", "supervisor/chat.py"),

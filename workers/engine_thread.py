@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from workers.adapter import AdapterError
+from workers.codes import Code
 
 __all__ = ["Pieces", "Take"]
 
@@ -65,6 +66,10 @@ class Pieces(Generic[T]):
             await asyncio.wait({self.work}, timeout=STOP_MAX_S)
         if piece.error is not None:
             raise self._refused(piece.error) from piece.error
+        if self.work.done() and (broke := self.work.exception()) is not None:
+            raise AdapterError(
+                Code.UPSTREAM_ERROR, "The engine broke in the middle of its answer; try again."
+            ) from broke
 
     def _run(self, run: Callable[[Take[T]], None], errors: tuple[type[Exception], ...]) -> None:
         """The thread."""
@@ -73,7 +78,8 @@ class Pieces(Generic[T]):
             run(self._take)
         except errors as exc:
             error = exc
-        self._loop.call_soon_threadsafe(self._brought.put_nowait, _Over(error))
+        finally:  # also when an engine in Rust panics, which is no Exception
+            self._loop.call_soon_threadsafe(self._brought.put_nowait, _Over(error))
 
     def _take(self, piece: T) -> bool:
         """The thread's too."""

@@ -28,7 +28,8 @@ class _MemoryStatus(ctypes.Structure):
 def memory_bytes() -> int:
     """The machine's memory, of which others use a part; 0 where nobody says."""
     if _PAGES in getattr(os, "sysconf_names", {}):
-        return os.sysconf(_PAGES) * os.sysconf("SC_PAGE_SIZE")
+        sysconf: Any = getattr(os, "sysconf")  # noqa: B009  # Windows has none, and its types say so
+        return int(sysconf(_PAGES) * sysconf("SC_PAGE_SIZE"))
     kernel: Any = getattr(getattr(ctypes, "windll", None), "kernel32", None)
     status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
     if kernel is None or not kernel.GlobalMemoryStatusEx(ctypes.byref(status)):

@@ -69,7 +69,8 @@ def unprovisioned(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     checkout = copy_checkout(root / "the checkout", wheels)
     lock = repack_lock(wheels, CHECKOUT / "locks" / "http.txt")
     (checkout / "locks" / "http.txt").write_text(lock, encoding="utf-8")
-    shutil.copy(CHECKOUT / "locks" / "llama-cpp.txt", checkout / "locks")  # whose own tests pack its wheel
+    for name in ("llama-cpp", "mistralrs"):  # whose own tests pack their wheels
+        shutil.copy(CHECKOUT / "locks" / f"{name}.txt", checkout / "locks")
     shutil.copy(CHECKOUT / "venvs.toml", checkout / "venvs.toml")
     return Installation(checkout, root / "no home", wheels)
 

@@ -11,6 +11,7 @@ from workers.adapter import AdapterError
 from workers.codes import Code
 from workers.engine_options import CONTEXT, SLOTS, Given, check_memory, fill, read_options
 from workers.gguf_header import GgufHeader
+from workers.mistral_options import Given as Mistral
 
 HEADER: Final = GgufHeader("llama", context_length=32_768, template="{{ messages }}", kv_bytes=1 << 17)
 GIB: Final = 1 << 30
@@ -79,3 +80,12 @@ def test_a_model_that_cannot_fit_comes_with_a_remedy(memory_gib: float, remedy: 
     assert caught.value.code is Code.OUT_OF_MEMORY
     assert remedy in caught.value.message
     assert "5.0 GiB" in caught.value.message
+
+
+def test_a_word_is_one_of_few_in_any_case() -> None:
+    given, _ = read_options({"isq": "q4k"}, Mistral)
+    assert given.isq == "Q4K"
+    for value in ("Q9", 4, True):
+        with pytest.raises(AdapterError) as caught:
+            read_options({"isq": value}, Mistral)
+        assert "options.isq must be one of Q2K" in caught.value.message
