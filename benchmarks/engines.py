@@ -123,7 +123,7 @@ def mistralrs_directly(model: Path) -> Say:
 
     def say(text: str, tokens: int) -> list[float]:
         at: list[float] = []
-        prompt = render([{"role": "user", "content": text}], False)
+        prompt = render([{"role": "user", "content": text}], False, {})
         request = mistralrs._request(prompt, max_tokens=tokens, temperature=1.0, ignore_eos=True)
         started = time.perf_counter()
         for chunk in engine._runner.send_chat_completion_request(request):

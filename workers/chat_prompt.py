@@ -1,32 +1,27 @@
 """A request's messages as the one text that a model goes on with, for engines that are given text.
 
-By the model's chat template, which the engine's adapter applies (`Render`), or as a transcript where the
-model has none. Pure.
+By the model's chat template (workers.chat_template), or as a transcript where it has none. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final
 
 from workers.adapter import Request
 from workers.chat_body import asks_to_think
+from workers.chat_template import Render
 from workers.prompt import merged, plain_roles, prefixed
 from workers.transcript import transcript
 
-__all__ = ["THINK", "THINKING_HEADROOM", "Manner", "Prompt", "Render", "prompt_of"]
+__all__ = ["TEMPLATE_WORDS", "THINK", "THINKING_HEADROOM", "Manner", "Prompt", "prompt_of"]
 
 THINK: Final = "<think>"
+TEMPLATE_WORDS: Final = "chat_template_kwargs"
+"""In `extra`: what a client says to the template itself."""
 THINKING_HEADROOM: Final = 2048
 """Tokens for thinking; they do not count as visible text."""
-
-Render: TypeAlias = "Callable[[list[dict[str, str]], bool], str]"
-"""Messages, and whether the model is to think, as one text by the chat template.
-
-Raises:
-    AdapterError: INVALID_PROMPT.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +49,7 @@ class Prompt:
     @property
     def opens_thinking(self) -> bool:
         """Whether the template has opened a block of thinking that the reply goes on with."""
-        return not self.plain and self.text.rstrip().endswith(THINK)
+        return not self.plain and _opens(self.text)
 
 
 def prompt_of(request: Request, manner: Manner) -> Prompt:
@@ -70,5 +65,16 @@ def prompt_of(request: Request, manner: Manner) -> Prompt:
     messages = merged(prefixed(message) for message in plain_roles(request.messages))
     plain = [{"role": message.role, "content": message.content} for message in messages]
     think = asks_to_think(request) and manner.may_think
-    prompt = Prompt(manner.render(plain, think), plain=False, stops=(), thinks=think)
-    return Prompt(prompt.text, plain=False, stops=(), thinks=think or prompt.opens_thinking)
+    text = manner.render(plain, think, _told(request))
+    return Prompt(text, plain=False, stops=(), thinks=think or _opens(text))
+
+
+def _told(request: Request) -> dict[str, Any]:
+    """What a client says to the template itself."""
+    more = request.extra.get(TEMPLATE_WORDS)
+    effort = {} if request.reasoning_effort is None else {"reasoning_effort": request.reasoning_effort}
+    return {**effort, **(more if isinstance(more, Mapping) else {})}
+
+
+def _opens(text: str) -> bool:
+    return text.rstrip().endswith(THINK)

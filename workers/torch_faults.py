@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import jinja2
 from safetensors import SafetensorError
 
 from workers.adapter import AdapterError
@@ -18,7 +17,7 @@ TRUST: Final = "trust_remote_code"
 """The quirk with which an operator lets a model's own code run; the library's errors speak of it too."""
 ERRORS: Final = (
     *(OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError, MemoryError),
-    *(SafetensorError, jinja2.TemplateError),
+    SafetensorError,
 )
 """What a model that cannot be loaded, or cannot go on, makes them raise."""
 _NO_MEMORY: Final = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
@@ -41,9 +40,7 @@ def not_loaded(error: Exception, name: str, architecture: str, remedy: str) -> A
     if isinstance(error, ImportError):
         sentence = f"{name!r} needs a package that this environment has not (it said: {said})."
         return AdapterError(Code.UNSUPPORTED, sentence)
-    if isinstance(error, jinja2.TemplateError):
-        sentence = f"The chat template of {name!r} cannot be used ({said}): load with options.transcript."
-        return AdapterError(Code.INVALID_MODEL, sentence)
+    return AdapterError(Code.INVALID_MODEL, sentence)
     return AdapterError(
         Code.INVALID_MODEL,
         f"The engine cannot load {name!r} (architecture {architecture}); it said: {said}.",

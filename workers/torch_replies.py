@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 
 from workers.adapter import AdapterError
 from workers.engine_thread import Pieces, Take
-from workers.hf_library import ContinuousBatchingConfig, OutputRouter, torch, transformers
+from workers.hf_library import continuous_batching_config, output_router, torch, transformers
 from workers.token_choice import LIKELIEST
 from workers.token_job import Job
 from workers.torch_choice import Tensor, chosen, only
@@ -63,7 +63,7 @@ class Runner(Protocol):
 # ---- the continuous batch
 
 
-class _Router(OutputRouter):  # type: ignore[misc]  # the library has no types
+class _Router(output_router):  # type: ignore[misc]  # the library has no types
     """Brings what the batch has made to the jobs; what nobody waits for is dropped."""
 
     def __init__(self, jobs: Mapping[str, Job]) -> None:
@@ -187,7 +187,7 @@ class Batch:
 
 
 def _batch_config(used: Used, pages: int) -> Any:
-    return ContinuousBatchingConfig(
+    return continuous_batching_config(
         page_size=PAGE,
         num_blocks=pages * used.slots,
         max_batch_tokens=STEP.get(used.device, GPU_STEP),

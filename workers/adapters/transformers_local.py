@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
-
 from workers.adapter import (
     AdapterError,
     Alive,
@@ -35,14 +33,14 @@ from workers.adapter import (
     Warn,
 )
 from workers.chat_body import omitted
-from workers.chat_prompt import THINK, THINKING_HEADROOM, Manner, Prompt, prompt_of
+from workers.chat_prompt import TEMPLATE_WORDS, THINK, THINKING_HEADROOM, Manner, Prompt, prompt_of
+from workers.chat_template import renderer
 from workers.codes import Code
 from workers.engine_adapter import QUIRKS, EngineAdapter
 from workers.engine_options import read_options
 from workers.hub_download import Hub
 from workers.model_files import MAIN
 from workers.model_folders import find_folder, folder_names
-from workers.refusals import redacted
 from workers.resident import Resident, Turn
 from workers.token_choice import choice_of
 from workers.token_job import Job
@@ -54,9 +52,8 @@ from workers.torch_replies import Batch, OneByOne, Runner, batches
 
 __all__ = ["ADAPTER", "Transformers"]
 
-_EXTRA: Final = ("ignore_eos", "chat_template_kwargs", "enable_thinking")
+_EXTRA: Final = ("ignore_eos", TEMPLATE_WORDS)
 """What a client may add."""
-_WARM_WORDS: Final = [{"role": "user", "content": "Hi"}]
 _LOG = logging.getLogger(__name__)
 
 
@@ -78,10 +75,10 @@ class Engine:
     def __init__(self, wanted: Wanted, plan: Plan, model: Any, tokenizer: Any) -> None:
         self._wanted = wanted
         self._used = plan.used
-        self._found = plan.found
         self._model = model
         self._tokenizer = tokenizer
         self._ends = frozenset((*plan.found.eos_ids, tokenizer.eos_token_id)) - {None}
+        self._manner = _manner(plan)
         self.runner = self._started()
 
     @property
@@ -113,7 +110,7 @@ class Engine:
         Raises:
             AdapterError: UNSUPPORTED, INVALID_PROMPT or CONTEXT_TOO_LONG.
         """
-        prompt = prompt_of(request, self._manner(request))
+        prompt = prompt_of(request, self._manner)
         tokens = self._encode(prompt)
         room = self._used.context_length - len(tokens)
         if room <= 0:
@@ -129,32 +126,6 @@ class Engine:
     def _encode(self, prompt: Prompt) -> list[int]:
         """A chat template writes the signs that a text begins with; in a transcript there are none."""
         return list(self._tokenizer.encode(prompt.text, add_special_tokens=prompt.plain))
-
-    def _manner(self, request: Request) -> Manner:
-        if self._used.transcript:
-            return Manner(None, may_think=False)
-        more = request.extra.get("chat_template_kwargs")
-        words = dict(more) if isinstance(more, Mapping) else {}
-        if request.reasoning_effort is not None:
-            words.setdefault("reasoning_effort", request.reasoning_effort)
-
-        def render(messages: list[dict[str, str]], think: bool) -> str:
-            return self._render(messages, {"enable_thinking": think, **words})
-
-        return Manner(render, may_think="think" in (self._found.template or ""))
-
-    def _render(self, messages: list[dict[str, str]], words: Mapping[str, Any]) -> str:
-        try:
-            text = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **words
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError) as exc:
-            raise AdapterError(
-                Code.INVALID_PROMPT,
-                f"The model's chat template refuses these messages (it said: {redacted(str(exc))}); "
-                "change them, or load with options.transcript.",
-            ) from exc
-        return str(text)
 
     def _started(self) -> Runner:
         """The way to make replies with this model, after its first token."""
@@ -175,11 +146,8 @@ class Engine:
         return one
 
     def _first_words(self) -> list[int]:
-        """What the model reads first; its chat template is tried with it."""
-        if self._used.transcript:
-            return self._encode(Prompt("User: Hi\nAssistant:", plain=True, stops=(), thinks=False)) or [0]
-        text = self._tokenizer.apply_chat_template(_WARM_WORDS, tokenize=False, add_generation_prompt=True)
-        return self._encode(Prompt(str(text), plain=False, stops=(), thinks=False)) or [0]
+        """What the model reads first; it is not nothing, whatever its tokenizer makes of it."""
+        return self._encode(Prompt("Hi", plain=True, stops=(), thinks=False)) or [0]
 
 
 class Transformers(EngineAdapter[Wanted, Engine]):
@@ -242,6 +210,18 @@ class Transformers(EngineAdapter[Wanted, Engine]):
         async with contextlib.aclosing(tokens):
             async for event in _events(tokens, job, asked, engine, model):
                 yield event
+
+
+def _manner(plan: Plan) -> Manner:
+    """How the model wants to be spoken to.
+
+    Raises:
+        AdapterError: INVALID_MODEL, its chat template cannot be read.
+    """
+    if plan.used.transcript:
+        return Manner(None, may_think=False)
+    template = plan.found.template or ""
+    return Manner(renderer(template, plan.found.words), may_think="think" in template)
 
 
 async def _events(
