@@ -101,6 +101,19 @@ def test_what_disagrees_is_told(
     assert any(complaint in sentence for sentence in module.disagreements())
 
 
+def test_a_variant_has_a_lock_of_its_own_unless_it_shares_one(checkout: tuple[ModuleType, Path]) -> None:
+    module, locks = checkout
+    with (locks.parent / "venvs.toml").open("a", encoding="utf-8") as tables:
+        tables.write('variants.cpu = { requirements = ["torch==2.13.0+cpu"], where = "os_name == \'x\'" }\n')
+        tables.write('variants.cuda = { lock = "http" }\n')
+    assert module.disagreements() == ["http-cpu.txt is missing"]
+    (locks / "http-cpu.txt").write_text(f"torch==2.13.0+cpu{HASH}\n", encoding="utf-8")
+    assert module.disagreements() == []
+    assert module._head("http-cpu") == "# Its files of torch are only those for: os_name == 'x'\n"
+    assert module._torch_words(["torch==2.13.0+cpu"], None) == ["--torch-backend", "cpu"]
+    assert module._torch_words(["torch==2.13.0+cpu"], "folder") == ["--find-links", "folder"]
+
+
 def test_a_lock_that_is_missing_is_told(checkout: tuple[ModuleType, Path]) -> None:
     module, locks = checkout
     (locks / "http.txt").unlink()

@@ -25,6 +25,7 @@ _NO_MEMORY: Final = ("out of memory", "can't allocate memory", "cannot allocate 
 
 
 def not_loaded(error: Exception, name: str, architecture: str, remedy: str) -> AdapterError:
+    """The error for what kept a model from being loaded; `remedy` is the next smaller setting."""
     if _is_no_memory(error):
         return AdapterError(
             Code.OUT_OF_MEMORY, f"The memory ran out while {name!r} was loaded: try {remedy}."
@@ -40,7 +41,6 @@ def not_loaded(error: Exception, name: str, architecture: str, remedy: str) -> A
     if isinstance(error, ImportError):
         sentence = f"{name!r} needs a package that this environment has not (it said: {said})."
         return AdapterError(Code.UNSUPPORTED, sentence)
-    return AdapterError(Code.INVALID_MODEL, sentence)
     return AdapterError(
         Code.INVALID_MODEL,
         f"The engine cannot load {name!r} (architecture {architecture}); it said: {said}.",
