@@ -127,3 +127,11 @@ def test_a_registered_secret_never_survives(text: str, secret: str) -> None:
 def test_a_secret_is_in_no_repr() -> None:
     assert CANARY not in repr(WHO)
     assert CANARY not in repr(refusal(WHO, 400, ErrorFields(message=CANARY)).fields)
+
+
+def test_a_status_may_mean_something_of_its_own_at_one_provider() -> None:
+    fields = ErrorFields(message="m")
+    own = Who("Fake", statuses={498: Code.CONTENT_FILTERED})
+    assert refusal(own, 498, fields).code is Code.CONTENT_FILTERED
+    assert refusal(WHO, 498, fields).code is Code.UPSTREAM_PROTOCOL
+    assert refusal(own, None, fields).code is Code.UPSTREAM_ERROR
