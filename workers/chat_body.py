@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from workers.adapter import AdapterError, Message, Request, Warn
@@ -44,6 +44,8 @@ class Body:
     warnings: tuple[Warn, ...]
     streamed: bool = False
     """Whether the answer is asked for as a stream."""
+    called: Mapping[str, str] = field(default_factory=dict)
+    """Parameters of sampling that are in it elsewhere or otherwise → their names there."""
 
     def encoded(self) -> bytes:
         """The bytes of the body; half a character becomes an escape, which JSON allows."""

@@ -12,7 +12,7 @@ import email.utils
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -43,6 +43,7 @@ _BY_STATUS: Final = {
     403: Code.AUTHORIZATION,
     408: Code.UPSTREAM_ERROR,
     413: Code.CONTEXT_TOO_LONG,
+    424: Code.UPSTREAM_ERROR,
     429: Code.RATE_LIMITED,
     451: Code.CONTENT_FILTERED,
 }
@@ -75,6 +76,8 @@ _BY_UPSTREAM_CODE: Final = {
     "server_error": Code.UPSTREAM_ERROR,
     "internal_server_error": Code.UPSTREAM_ERROR,
     "overloaded_error": Code.UPSTREAM_ERROR,
+    "servicequotaexceededexception": Code.QUOTA,
+    "resourcenotfoundexception": Code.INVALID_MODEL,
 }
 _QUOTA_CODES: Final = frozenset(name for name, code in _BY_UPSTREAM_CODE.items() if code is Code.QUOTA)
 _PATTERNS: Final = (
@@ -94,12 +97,14 @@ _PATTERNS: Final = (
         Code.INVALID_MODEL,
         r"model\b.{0,120}\b(not (found|exist|available)|does not exist|doesn't exist|decommissioned)"
         r"|(not a valid|invalid|unknown|no such|unsupported) model|no endpoints found|model not exist"
+        r"|model identifier is invalid|on-demand throughput isn"
         r"|\Amodel: \S+\Z",  # Anthropic says no more than that
     ),
 )
 _COMPILED: Final = tuple(
     (code, re.compile(pattern, re.IGNORECASE | re.DOTALL)) for code, pattern in _PATTERNS
 )
+_MESSAGES: Final = ("message", "Message", "detail")
 _QUOTED: Final = (Code.INVALID_PROMPT, Code.INVALID_MODEL, Code.CONTEXT_TOO_LONG, Code.UNSUPPORTED)
 """Codes whose cause only the provider's own words tell; all others need none of them."""
 _SENTENCES: Final = {
@@ -191,8 +196,17 @@ def redirected(who: Who, status: int, location: str) -> AdapterError:
     )
 
 
-def parse_fields(body: bytes | Any) -> ErrorFields:
-    """The known fields of an error body, in whichever of the usual shapes; never raises."""
+def parse_fields(body: bytes | Any, *, kind: str = "") -> ErrorFields:
+    """The known fields of an error body, in whichever of the usual shapes; never raises.
+
+    `kind` is what a header calls the error, as Amazon does: `NameException:http://of.its/schema`.
+    """
+    fields = _fields(body)
+    named = kind.partition(":")[0].strip().lower()
+    return replace(fields, kind=named) if named else fields
+
+
+def _fields(body: bytes | Any) -> ErrorFields:
     value = body
     if isinstance(body, bytes):
         try:
@@ -208,7 +222,7 @@ def parse_fields(body: bytes | Any) -> ErrorFields:
         return ErrorFields(message=inner)
     if not isinstance(inner, dict):
         return ErrorFields()
-    message = _text(inner.get("message")) or _text(inner.get("detail"))
+    message = next(filter(None, (_text(inner.get(name)) for name in _MESSAGES)), "")
     code = inner.get("code")
     number = code if type(code) is int else int(code) if isinstance(code, str) and code.isdecimal() else None
     return ErrorFields(

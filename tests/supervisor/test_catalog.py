@@ -265,7 +265,7 @@ def test_a_table_of_ours_says_from_where_it_is_known_and_who_tried_it(provider: 
     assert provider.source
     assert provider.tried
     assert provider.name
-    assert all(re.fullmatch(r"[A-Z][A-Z0-9_]*_API_KEY", variable) for variable in provider.key)
+    assert all(re.fullmatch(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", variable) for variable in provider.key)
 
 
 @every_provider

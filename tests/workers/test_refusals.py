@@ -33,6 +33,7 @@ NOW = 1_700_000_000.0
         (b'[{"error": {"message": "m", "code": 429}}]', ErrorFields(code="429", message="m", status=429)),
         (b'{"object": "error", "message": "m", "code": 1500}', ErrorFields(code="1500", message="m")),
         (b'{"detail": "m"}', ErrorFields(message="m")),
+        (b'{"Message": "m"}', ErrorFields(message="m")),
         (b'{"error": 7}', ErrorFields()),
         (b"[]", ErrorFields()),
         (b"null", ErrorFields()),
@@ -135,3 +136,16 @@ def test_a_status_may_mean_something_of_its_own_at_one_provider() -> None:
     assert refusal(own, 498, fields).code is Code.CONTENT_FILTERED
     assert refusal(WHO, 498, fields).code is Code.UPSTREAM_PROTOCOL
     assert refusal(own, None, fields).code is Code.UPSTREAM_ERROR
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("ValidationException:http://internal.amazon.com/coral/", "validationexception"),
+        ("ThrottlingException", "throttlingexception"),
+        ("", "t"),
+    ],
+)
+def test_a_header_may_name_the_kind_of_an_error(kind: str, expected: str) -> None:
+    fields = parse_fields(b'{"error": {"message": "m", "type": "T"}}', kind=kind)
+    assert (fields.kind, fields.message) == (expected, "m")
