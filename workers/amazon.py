@@ -13,9 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 from botocore.eventstream import EventStreamBuffer, ParserError
 
 from workers.sse import MAX_EVENT_BYTES, Event, EventTooLong
@@ -46,6 +43,10 @@ class Identity:
         self, method: str, url: str, body: bytes, *, service: str, region: str
     ) -> Mapping[str, str]:
         """The headers that sign a request of now; a server takes them for five minutes."""
+        from botocore.auth import SigV4Auth  # here: they take 0.1 s, and a key needs no signature
+        from botocore.awsrequest import AWSRequest
+        from botocore.credentials import Credentials
+
         kind = {"Content-Type": "application/json"} if body else {}
         asked = AWSRequest(method=method, url=url, data=body, headers=kind)
         given = Credentials(self.access_key_id, self.secret_access_key, self.session_token or None)
