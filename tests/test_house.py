@@ -34,7 +34,9 @@ SUPERVISOR_PACKAGES: Final = {"websockets", "msgspec", "psutil", "tomli"}
 OWNERS: Final = {
     "msgpack": {"workers/wire.py"},
     "aiohttp": {"workers/upstream.py"},
+    "yarl": {"workers/upstream.py"},
     "truststore": {"workers/upstream.py"},
+    "botocore": {"workers/amazon.py"},
     "psutil": {"supervisor/spawn.py"},
     "websockets": {
         *("supervisor/access.py", "supervisor/server.py"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from workers.adapter import AdapterError, Message, Request, Warn
@@ -16,7 +16,7 @@ from workers.codes import Code
 from workers.prompt import after_reply, clean_name, merged, plain_roles, prefixed
 from workers.quirks import RENAMED, Quirks, matches
 
-__all__ = ["NO_EFFORT", "Body", "asks_to_think", "build", "omitted", "sampling", "stops_sent"]
+__all__ = ["NO_EFFORT", "Body", "asks_to_think", "build", "changed", "omitted", "sampling", "stops_sent"]
 
 _WHOLE: Final = ("top_k", "seed")
 """Parameters that are whole numbers on the wire."""
@@ -47,6 +47,8 @@ class Body:
     warnings: tuple[Warn, ...]
     streamed: bool = False
     """Whether the answer is asked for as a stream."""
+    called: Mapping[str, str] = field(default_factory=dict)
+    """Parameters of sampling that are in it elsewhere or otherwise → their names there."""
 
     def encoded(self) -> bytes:
         """The bytes of the body; half a character becomes an escape, which JSON allows."""
@@ -130,7 +132,7 @@ def sampling(
             continue
         kept = _within(name, value, quirks)
         if kept != value:
-            warnings.append(Warn("PARAMETER_CHANGED", f"{name} {value:g} was sent as {kept:g}"))
+            warnings.append(changed(name, value, kept))
         result[fields.get(name, name)] = int(kept) if name in _WHOLE else kept
     return result
 
@@ -221,6 +223,11 @@ def _streams(request: Request, quirks: Quirks, stops: list[str], body: Mapping[s
     if quirks.json_unstreamed and "response_format" in body:
         return False
     return request.stream or len(stops) < len(set(request.stop))
+
+
+def changed(name: str, value: float, kept: float) -> Warn:
+    """The warning about a parameter that was sent with another value."""
+    return Warn("PARAMETER_CHANGED", f"{name} {value:g} was sent as {kept:g}")
 
 
 def omitted(name: str) -> Warn:

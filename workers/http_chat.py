@@ -12,9 +12,10 @@ import asyncio
 import codecs
 import contextlib
 import difflib
+import functools
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from typing import Any, ClassVar, Final, Protocol
 from urllib.parse import quote
 
@@ -50,6 +51,8 @@ AFTER_END_S: Final = 1.0
 """How long usage and the mark of the end are waited for once the model has said that it ended."""
 MODELS_MAX: Final = 4096
 """More model names than any provider has; the rest is left out."""
+PAGES_MAX: Final = 4
+"""Pages of such a list; it is asked for by hundreds."""
 NEAR_MODELS: Final = 3
 LEARNT_MODELS_MAX: Final = 256
 """Models whose refused parameters are remembered."""
@@ -92,6 +95,8 @@ class HttpChat(Adapter, abc.ABC):
     """What takes a stream apart."""
     accepted: ClassVar[tuple[int, ...]] = (200,)
     """The statuses of an answer; any other is a refusal."""
+    refusing: ClassVar[Mapping[int, Code]] = {}
+    """What a status of a refusal means on this wire and on no other."""
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
         super().__init__(provider, binding)
@@ -100,6 +105,16 @@ class HttpChat(Adapter, abc.ABC):
         self._models: tuple[str, ...] = ()
         self._refused: dict[str, frozenset[str]] = {}
         """Per model, the parameters of sampling that it was seen to refuse."""
+
+    @property
+    def base_url(self) -> str:
+        """Where this binding's requests go; empty where nobody said so."""
+        return self.binding.base_url or self.provider.base_url or ""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be repeated from an answer."""
+        return tuple(filter(None, (self._key,)))
 
     @abc.abstractmethod
     def body(self, request: Request, quirks: Quirks, refused: Collection[str]) -> Body:
@@ -118,7 +133,8 @@ class HttpChat(Adapter, abc.ABC):
         return {self._quirks.key_header: self._quirks.key_prefix + key} if key else {}
 
     async def signed(self, path: str, body: bytes) -> Mapping[str, str]:
-        """What one request carries besides: a signature, a token that lives for an hour.
+        """What one attempt at a request carries besides: a signature, a token that lives for an hour. Without
+        a body it is a GET.
 
         Raises:
             AdapterError: AUTHORIZATION or UNREACHABLE, when there is none to be had.
@@ -144,6 +160,27 @@ class HttpChat(Adapter, abc.ABC):
             AdapterError: whatever the network or the provider did.
         """
         return await upstream.get_json(path, timeout_s=timeout_s, headers=await self.signed(path, b""))
+
+    async def pages(
+        self, upstream: Upstream, path: str, timeout_s: float, following: Callable[[Any], str]
+    ) -> tuple[str, ...]:
+        """The names in a list that comes page by page; `following` says of a page by which query the next one
+        is asked for, and nothing of the last.
+
+        Raises:
+            AdapterError: whatever the network or the provider did.
+        """
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + timeout_s
+        names: list[str] = []
+        after = ""
+        for _ in range(PAGES_MAX):
+            page = await self.listed(upstream, path + after, max(ends - loop.time(), 0))
+            names += model_names(page)
+            after = following(page)
+            if not after:
+                break
+        return tuple(dict.fromkeys(names))
 
     def option(self, name: str) -> str:
         """An option of this binding, as text; empty where there is none.
@@ -172,7 +209,7 @@ class HttpChat(Adapter, abc.ABC):
         Raises:
             AdapterError: AUTHORIZATION, UNREACHABLE, INVALID_MODEL, or INVALID_REQUEST without a base URL.
         """
-        upstream = self._upstream = self._made()
+        upstream = self._upstream = self.made(self.base_url)
         try:
             await upstream.open()
             report("connect", f"connecting to {self.provider.name} at {upstream.where}", None)
@@ -212,20 +249,28 @@ class HttpChat(Adapter, abc.ABC):
 
     # ---- load
 
-    def _made(self) -> Upstream:
-        base_url = self.binding.base_url or self.provider.base_url
+    @property
+    def _key(self) -> str:
+        return (self.binding.key or "").strip()
+
+    def made(self, base_url: str) -> Upstream:
+        """The connections of this binding to `base_url`, not opened yet.
+
+        Raises:
+            AdapterError: INVALID_REQUEST, AUTHORIZATION or UNREACHABLE.
+        """
         if not base_url:
             raise AdapterError(
                 Code.INVALID_REQUEST, f"{self.provider.name} has no address of its own: give base_url in load"
             )
-        key = (self.binding.key or "").strip()
+        key = self._key
         if not key.isascii() or not key.isprintable():
             raise AdapterError(
                 Code.AUTHORIZATION,
                 f"the key for {self.provider.name} holds characters that no key has: copy it once more",
             )
         headers = {**self._quirks.extra_headers, **self.headers(key)}
-        who = Who(self.provider.name, self.provider.key_variables, (key,) if key else ())
+        who = Who(self.provider.name, self.provider.key_variables, self.secrets, self.refusing)
         return Upstream(base_url, who, headers, accepted=self.accepted)
 
     async def _checked(self, upstream: Upstream, *, verify: bool) -> tuple[Warn, ...]:
@@ -293,7 +338,7 @@ class HttpChat(Adapter, abc.ABC):
             deadline=deadline,
             model=request.model,
             retries=1 - retries,
-            headers=await self.signed(path, data),
+            sign=functools.partial(self.signed, path, data),
         ) as reply:
             if body.warnings or retries + reply.retries:
                 yield Begun(body.warnings, retries + reply.retries)
@@ -386,12 +431,12 @@ def _named_parameters(error: Refusal, body: Body) -> frozenset[str]:
     for old, new in RENAMED.items():
         if old in body.fields and new in message:
             return frozenset((old,))
-    sent = [name for name in DROPPABLE if name in body.fields]
+    sent = {name: name for name in DROPPABLE if name in body.fields} | dict(body.called)
     if error.fields.param in sent:
         return frozenset((error.fields.param,))
     if not any(word in message for word in _REFUSING_WORDS):
         return frozenset()
-    return frozenset(name for name in sent if name in message)
+    return frozenset(name for name, called in sent.items() if name in message or called.lower() in message)
 
 
 def model_names(listed: Any) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import email.utils
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -83,6 +83,8 @@ _BY_UPSTREAM_CODE: Final = {
     "server_error": Code.UPSTREAM_ERROR,
     "internal_server_error": Code.UPSTREAM_ERROR,
     "overloaded_error": Code.UPSTREAM_ERROR,
+    "servicequotaexceededexception": Code.QUOTA,
+    "resourcenotfoundexception": Code.INVALID_MODEL,
 }
 _PATTERNS: Final = (
     (
@@ -107,6 +109,7 @@ _PATTERNS: Final = (
         r"model\b.{0,120}\b(not (found|exist|available)|does not exist|doesn't exist|decommissioned)"
         r"|(not a valid|invalid|unknown|no such|unsupported) model|no endpoints found|model not exist"
         r"|model\b.{0,120}\b(not supported by (any )?provider|is not a chat model)"
+        r"|model identifier is invalid|on-demand throughput isn"
         r"|\Amodel: \S+\Z",  # Anthropic says no more than that
     ),
     (Code.INVALID_PROMPT, r"\A(input validation|template|tool) error\b"),  # TGI, inside a stream
@@ -150,6 +153,8 @@ class Who:
     name: str
     key_variables: tuple[str, ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    statuses: Mapping[int, Code] = field(default_factory=dict)
+    """What a status means there and nowhere else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +179,7 @@ def refusal(
     who: Who, status: int | None, fields: ErrorFields, *, model: str = "", retry_after_ms: int | None = None
 ) -> Refusal:
     """The error for an answer with that status, or, without one, for an error inside a stream."""
-    code = _classified(status, fields)
+    code = who.statuses.get(status or 0) or _classified(status, fields)
     shown_model = f"model {model!r}" if model else "that model"
     sentence = _SENTENCES[code].format(
         who=who.name if status is None else f"{who.name} (HTTP {status})",
@@ -206,9 +211,18 @@ def redirected(who: Who, status: int, location: str) -> AdapterError:
     )
 
 
-def parse_fields(body: bytes | Any) -> ErrorFields:
-    """The known fields of an error body, in whichever of the usual shapes; never raises."""
-    value = _parsed(body) if isinstance(body, bytes) else body
+def parse_fields(body: bytes | Any, *, kind: str = "") -> ErrorFields:
+    """The known fields of an error body, in whichever of the usual shapes; never raises.
+
+    `kind` is what a header calls the error, as Amazon does: `NameException:http://of.its/schema`.
+    """
+    fields = _error_in(_parsed(body) if isinstance(body, bytes) else body)
+    named = kind.partition(":")[0].strip().lower()
+    return replace(fields, kind=named) if named else fields
+
+
+def _error_in(value: Any) -> ErrorFields:
+    """The fields of what holds an error somewhere."""
     if isinstance(value, list) and value:
         value = value[0]
     if not isinstance(value, dict):
@@ -221,7 +235,7 @@ def parse_fields(body: bytes | Any) -> ErrorFields:
 
 def _fields(error: Mapping[str, Any]) -> ErrorFields:
     """The fields of what is an error and nothing else."""
-    message, found_in = _said(error.get("message") or error.get("detail"))
+    message, found_in = _said(error.get("message") or error.get("Message") or error.get("detail"))
     code = _text(error.get("code")).lower()
     kind = _text(error.get("type")).lower()
     metadata = error.get("metadata")

@@ -136,6 +136,8 @@ class Wire(abc.ABC):
     """Bodies with status 200 that are JSON and no answer of this wire."""
     garbage: ClassVar[Sequence[bytes]]
     """Pieces of a stream that are not of this wire."""
+    names: ClassVar[Mapping[str, str]] = {}
+    """Parameters of sampling that this wire calls otherwise."""
     absent: ClassVar[Mapping[str, str]] = {}
     """Rows of the contract that do not apply → why."""
 

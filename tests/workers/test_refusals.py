@@ -67,6 +67,7 @@ an error inside a stream or with status 200."""
             ErrorFields("c", message="m: oops"),
         ),
         (b'{"error": {"message": "m", "metadata": {"raw": 7}}}', ErrorFields(message="m")),
+        (b'{"Message": "m"}', ErrorFields(message="m")),
         (b'{"error": 7}', ErrorFields()),
         (b"[]", ErrorFields()),
         (b"null", ErrorFields()),
@@ -169,3 +170,24 @@ def test_a_registered_secret_never_survives(text: str, secret: str) -> None:
 def test_a_secret_is_in_no_repr() -> None:
     assert CANARY not in repr(WHO)
     assert CANARY not in repr(refusal(WHO, 400, ErrorFields(message=CANARY)).fields)
+
+
+def test_a_status_may_mean_something_of_its_own_at_one_provider() -> None:
+    fields = ErrorFields(message="m")
+    own = Who("Fake", statuses={497: Code.CONTENT_FILTERED})
+    assert refusal(own, 497, fields).code is Code.CONTENT_FILTERED
+    assert refusal(WHO, 497, fields).code is Code.UPSTREAM_PROTOCOL
+    assert refusal(own, None, fields).code is Code.UPSTREAM_ERROR
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("ValidationException:http://internal.amazon.com/coral/", "validationexception"),
+        ("ThrottlingException", "throttlingexception"),
+        ("", "t"),
+    ],
+)
+def test_a_header_may_name_the_kind_of_an_error(kind: str, expected: str) -> None:
+    fields = parse_fields(b'{"error": {"message": "m", "type": "T"}}', kind=kind)
+    assert (fields.kind, fields.message) == (expected, "m")

@@ -6,9 +6,11 @@ from typing import Final
 
 from tests.fakes.wire import Wire
 from tests.fakes.wires.anthropic_messages import AnthropicWire
+from tests.fakes.wires.bedrock import BedrockWire
+from tests.fakes.wires.cohere import CohereWire
 from tests.fakes.wires.openai_chat import OpenAIWire
 
 __all__ = ["WIRES"]
 
-WIRES: Final[tuple[Wire, ...]] = (OpenAIWire(), AnthropicWire())
+WIRES: Final[tuple[Wire, ...]] = (OpenAIWire(), AnthropicWire(), CohereWire(), BedrockWire())
 """Every wire that has an adapter; the contract runs against each."""
