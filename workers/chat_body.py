@@ -128,7 +128,7 @@ def sampling(
 
 def _within(name: str, value: float, quirks: Quirks) -> float:
     if name == "temperature":
-        return min(max(value, 0.0), quirks.temperature_max)
+        return min(max(value, quirks.temperature_min), quirks.temperature_max)
     return max(value, quirks.top_p_min) if name == "top_p" else value
 
 

@@ -60,6 +60,7 @@ class Quirks:
     """How many stop strings the provider takes; 0: they are only cut here."""
     unsupported: tuple[str, ...] = ()
     """Parameters that the provider refuses or does not have."""
+    temperature_min: float = 0.0
     temperature_max: float = 2.0
     top_p_min: float = 0.0
     stream_usage: bool = False

@@ -207,7 +207,7 @@ def parse_fields(body: bytes | Any) -> ErrorFields:
     if not isinstance(inner, dict):
         return ErrorFields()
     message = _text(inner.get("message")) or _text(inner.get("detail"))
-    code = inner.get("code")
+    code = inner.get("code", inner.get("statusCode"))
     number = code if type(code) is int else int(code) if isinstance(code, str) and code.isdecimal() else None
     return ErrorFields(
         code=_text(code).lower(),

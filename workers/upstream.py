@@ -2,7 +2,7 @@
 
 What every wire over HTTP needs and no wire should write again: connections that stay warm, no redirects,
 no cookies, the system's certificates, proxies, bounded bodies, one table of what failures mean, and at
-most one retry, only while nothing of an answer has arrived.
+most one retry, only while nothing of an answer has arrived. A wire may name refusals that are waited out.
 Whoever leaves a `post` early, by cancelling or by closing, has closed its connection by then.
 """
 
@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from weakref import WeakSet
 
 import aiohttp
@@ -33,7 +33,11 @@ from workers.refusals import Who, parse_fields, redacted, redirected, refusal, r
 from workers.retries import retry_pause_s
 from workers.routes import address_of, proxy_for
 
-__all__ = ["Reply", "Upstream"]
+__all__ = ["Patience", "Reply", "Upstream"]
+
+Patience: TypeAlias = Callable[[AdapterError, int, float], "float | None"]
+"""A refusal, how often it was waited for already, and the seconds left → how long to wait where the provider
+documents a wait and no failure; None where it is a failure. Such waits are not the one retry."""
 
 CONNECT_S: Final = 5.0
 """Names, TCP, TLS and the proxy together; a provider that takes longer will not speak within a second."""
@@ -144,12 +148,19 @@ class Upstream:
     """How the time before a retry is spent; a seam for tests."""
 
     def __init__(
-        self, base_url: str, who: Who, headers: Mapping[str, str], *, accepted: Collection[int] = (200,)
+        self,
+        base_url: str,
+        who: Who,
+        headers: Mapping[str, str],
+        *,
+        accepted: Collection[int] = (200,),
+        patience: Patience = lambda error, waits, left_s: None,
     ) -> None:
         """`accepted` are the statuses of an answer; with any other it is a refusal."""
         self._scheme, self._host, port = address_of(base_url, who.name)
         self.who = who
         self._accepted = frozenset(accepted)
+        self._patience = patience
         self.where = f"{self._host}:{port}"
         self._base = base_url.rstrip("/")
         self._headers = {"User-Agent": "w-ai-fu-llm", "Accept-Encoding": "identity", **headers}
@@ -253,19 +264,23 @@ class Upstream:
         retries: int,
         headers: Mapping[str, str] | None,
     ) -> AsyncIterator[Reply]:
-        tried = 0
+        tried = waits = 0
         while True:
             try:
                 response = await self._send(method, path, body, None, model, headers)
                 break
             except AdapterError as exc:
                 left_s = deadline - asyncio.get_running_loop().time()
-                wait_s = retry_pause_s(exc, left_s) if tried < retries else None
+                wait_s = self._patience(exc, waits, left_s)
+                if wait_s is not None:
+                    waits += 1
+                else:
+                    wait_s = retry_pause_s(exc, left_s) if tried < retries else None
+                    tried += 1
                 if wait_s is None:
                     raise
             await self.pause(wait_s)
-            tried += 1
-        reply = Reply(response, self.who, tried)
+        reply = Reply(response, self.who, tried + waits)
         try:
             yield reply
         finally:

@@ -118,7 +118,7 @@ class Wire(abc.ABC):
     """One wire; a subclass says what follows, and nothing about how a server works."""
 
     name: ClassVar[str]
-    """Of the file in workers/adapters/."""
+    """Of the file in workers/adapters/, and a word for what else of it is spoken."""
     adapter: ClassVar[type[Adapter]]
     quirks: ClassVar[Mapping[str, Any]] = {}
     """A provider of this wire that takes stop strings and whose list of models is complete."""
@@ -131,11 +131,18 @@ class Wire(abc.ABC):
     """Our words for an end → the wire's usual ones."""
     counts: ClassVar[tuple[str, ...]]
     """The fields of Usage that the wire can tell."""
+    temperature_min: ClassVar[float] = 0.0
     temperature_max: ClassVar[float]
     sees_nothing: ClassVar[Sequence[bytes]]
     """Bodies with status 200 that are JSON and no answer of this wire."""
     garbage: ClassVar[Sequence[bytes]]
     """Pieces of a stream that are not of this wire."""
+    names: ClassVar[Mapping[str, str]] = {}
+    """Parameters of sampling that this wire calls otherwise."""
+    also_listed: ClassVar[tuple[str, ...]] = ()
+    """Models that a load tells beside those that the provider lists."""
+    always_streams: ClassVar[bool] = False
+    """Whether an answer is asked for as a stream where the client wants it whole."""
     absent: ClassVar[Mapping[str, str]] = {}
     """Rows of the contract that do not apply → why."""
 
