@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from supervisor import spawn
-from supervisor.catalog import Catalog, Provider, load_catalog
+from supervisor.catalog import load_catalog
 from supervisor.client import Client
 from supervisor.commands import Outcome
 from supervisor.config import Settings, load_settings
@@ -31,6 +31,7 @@ from supervisor.logs import LogFiles, start_logging
 from supervisor.metrics import CONTENT_TYPE, Metrics
 from supervisor.pages import Answer, Page, Question, ready_answer
 from supervisor.pool import Pool, ReportProgress
+from supervisor.providers import Catalog, Provider
 from supervisor.server import Connection, Server
 from supervisor.session import Session
 from supervisor.version import VERSION

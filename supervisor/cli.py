@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Final
 
 from supervisor import environments
 from supervisor.bootstrap import CHECKOUT, EXIT_INTERRUPTED, fail, supervisor_recipe
-from supervisor.catalog import EnvSpec, Provider, load_catalog
+from supervisor.catalog import load_catalog
 from supervisor.environments import Environment
 from supervisor.errors import ModuleError, ProvisionError, SettingsError
 from supervisor.flags import install_parser, making_flags, names_of
 from supervisor.home import Home, find_home
 from supervisor.launcher import LAUNCHER_NAME, program_argv, write_launchers
+from supervisor.providers import EnvSpec, Provider
 from supervisor.provision import Recipe, provision
 from supervisor.spawn import exclusive_lock, hand_over, running_under
 from supervisor.terminal import ProgressLine, size_text

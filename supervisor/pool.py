@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from supervisor.bindings import Binding
-from supervisor.catalog import Provider
 from supervisor.commands import LoadResult, Outcome
 from supervisor.errors import BootError, Failure, ModuleError, WorkerError, failure_of
 from supervisor.health import WorkerHealth
 from supervisor.inflight import Sink
 from supervisor.jobs import Job
+from supervisor.providers import Provider
 from supervisor.restarts import PoolLimits
 from supervisor.slots import ReportProgress, Slot
 from supervisor.worker import Death, Worker, WorkerState

@@ -22,12 +22,12 @@ from typing import Any, Final, TypeAlias
 
 import tomli
 
-from supervisor.catalog import Provider
 from supervisor.config import WORDS, Settings, dotenv_lines
 from supervisor.doctor import closing_line, examine, shown
 from supervisor.environments import read_marker
 from supervisor.errors import SettingsError
 from supervisor.probes import Place, catalog_of, dotenv_text, settings_of
+from supervisor.providers import Provider
 from supervisor.redaction import Redactor, secret_name, secrets_in
 from supervisor.spawn import system_words
 from supervisor.terminal import size_text

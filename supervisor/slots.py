@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from supervisor.bindings import Binding
-from supervisor.catalog import Provider
 from supervisor.errors import Failure
 from supervisor.health import WorkerHealth
 from supervisor.inflight import Sink
+from supervisor.providers import Provider
 from supervisor.restarts import PoolLimits, Restarts
 from supervisor.worker import Worker
 from workers.codes import Code

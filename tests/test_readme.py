@@ -16,7 +16,7 @@ import tomli
 
 from benchmarks import run
 from supervisor import chat, config, replies, status
-from supervisor.catalog import Catalog, Provider, load_catalog
+from supervisor.catalog import load_catalog
 from supervisor.flags import PLATFORMS, install_parser
 from supervisor.jobs import DEFAULT_OUTPUT_TOKENS, DEFAULT_TEMPERATURE, Limits, unsupported
 from supervisor.messages import (
@@ -30,6 +30,7 @@ from supervisor.messages import (
     Params,
     parse,
 )
+from supervisor.providers import Catalog, Provider
 from supervisor.version import VERSION
 from workers.codes import TABLE
 

@@ -19,7 +19,6 @@ import psutil
 
 from supervisor.access import Access
 from supervisor.bindings import Binding, BoundResult
-from supervisor.catalog import Provider
 from supervisor.commands import Outcome
 from supervisor.config import Settings, Variables
 from supervisor.errors import Failure, ModuleError, WorkerError
@@ -27,6 +26,7 @@ from supervisor.home import Home
 from supervisor.inflight import Sink
 from supervisor.jobs import Job
 from supervisor.pages import Answer, Question
+from supervisor.providers import Provider
 from supervisor.replies import WarningNote
 from supervisor.server import Connection, Server, ServerLimits
 from supervisor.worker import Death, Worker, WorkerState

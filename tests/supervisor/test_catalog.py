@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from supervisor.catalog import Catalog, CatalogError, Provider, load_catalog
+from supervisor.catalog import CatalogError, load_catalog
+from supervisor.providers import Catalog, Provider
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
@@ -60,7 +61,7 @@ def test_an_empty_file_has_no_providers(folder: Path) -> None:
         pytest.param("[provider]\np = 5", ["[provider.p]", "must be a table"], id="one provider is a number"),
         pytest.param('[provider."P!"]', ["[provider.P!]", "a name is"], id="a bad id"),
         pytest.param(f"[provider.{'p' * 33}]", ["a name is"], id="a long id"),
-        pytest.param("[provider.1p]", ["[provider.1p]", "a name is"], id="a digit first"),
+        pytest.param("[provider.-p]", ["[provider.-p]", "a name is"], id="a hyphen first"),
         pytest.param('[env.Base]\nrequirements = ["x"]', ["[env.Base]", "a name is"], id="a bad env name"),
         pytest.param("[env.base]\nheavy = 1", ["[env.base]", "heavy", "bool"], id="heavy"),
         pytest.param("[env.base]\npython = 3.10", ["[env.base]", "python", "str"], id="python"),

@@ -19,10 +19,10 @@ import pytest
 import supervisor.restarts as restarts_module
 import supervisor.stopping as stopping_module
 from supervisor.bindings import Binding
-from supervisor.catalog import Provider
 from supervisor.commands import LoadResult
 from supervisor.errors import BootError, Failure, ProvisionError, WorkerError
 from supervisor.pool import LoadOptions, Pool, ReportProgress
+from supervisor.providers import Provider
 from supervisor.restarts import PoolLimits
 from supervisor.spawn import worker_environment
 from supervisor.worker import Death, Worker, WorkerLimits, WorkerState

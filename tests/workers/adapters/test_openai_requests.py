@@ -9,7 +9,8 @@ from typing import Any, Final
 import jsonschema
 import pytest
 
-from supervisor.catalog import Provider, load_catalog
+from supervisor.catalog import load_catalog
+from supervisor.providers import Provider
 from workers.adapter import Message, Request
 from workers.chat_body import build
 from workers.quirks import Quirks
