@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from workers.adapter import AdapterError, Alive, Event, Request, Warn
 from workers.answer import Answer
-from workers.chat_body import NEUTRAL_TEMPERATURE, NO_EFFORT, Body, omitted, sampling
+from workers.chat_body import NO_EFFORT, Body, omitted, sampling
 from workers.codes import Code
 from workers.quirks import Quirks, matches
 from workers.refusals import Who
@@ -26,8 +26,24 @@ LENGTH_MAX: Final = 2048
 """What the schema allows."""
 TIERS: Final = {"tablet": 150, "scroll": 150, "opus": 250}
 """Subscription → tokens that one reply may have."""
+NEUTRAL_TEMPERATURE: Final = 1.0
+"""What a request has that asks for none; then the preset's own holds."""
 SCENE_BREAK: Final = "\n***"
 """How a story goes on elsewhere: the turn is over."""
+
+_ERATO_PLAIN: Final = (
+    "1 6 8 9 11 12 13 15 16 17 18 19 20 21 22 23 24 25 198 220 264 279 304 311 315 323 374 389 430 459 "
+    "477 505 520 527 539 574 596 608 617 649 690 706 813 872 912 956 1047 1051 1053 1077 1202 1210 1288 "
+    "1359 1436 1461 1550 1587 2351 2834 2846 3077 3250 3287 3358 4250 4265 4536 5828 7784 7846 8434 "
+    "9167 11074 12775 13434 15058 19117 44886 128000"
+)
+_KAYRA_PLAIN: Final = (
+    "4 5 6 7 8 9 10 11 12 85 123 124 125 126 127 128 129 130 131 132 333 336 363 401 426 432 462 468 "
+    "487 492 506 526 539 562 567 588 603 614 620 623 653 745 761 794 803 805 942 1040 1096 1259 2032 "
+    "2072 2110 2681 2919 2976 3513 5010 5189 5301 7379 8917 10942 16562 49209 49230 49231 49255 49256 "
+    "49262 49264 49287 49399"
+)
+"""Ids of line ends, colons, small words: a chat repeats them, and a penalty for it would spoil them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +68,7 @@ _MODELS: Final = {
             "repetition_penalty": 1.5,
             "repetition_penalty_range": 2240,
             "repetition_penalty_slope": 1,
+            "repetition_penalty_whitelist": [int(token) for token in _ERATO_PLAIN.split()],
             "phrase_rep_pen": "light",
             "math1_temp": 0.5,
             "math1_quad": 0.19,
@@ -71,6 +88,7 @@ _MODELS: Final = {
             "repetition_penalty_range": 2048,
             "repetition_penalty_slope": 0.02,
             "repetition_penalty_frequency": 0.02,
+            "repetition_penalty_whitelist": [int(token) for token in _KAYRA_PLAIN.split()],
             "phrase_rep_pen": "aggressive",
         },
         order=(2, 3, 0, 4, 1),
@@ -83,8 +101,6 @@ _NAMES: Final = {
 }
 _FIXED: Final[Mapping[str, Any]] = {
     "use_string": True,
-    "use_cache": False,
-    "return_full_text": False,
     "generate_until_sentence": True,  # up to 20 tokens more; a model without an end would be cut in a word
     "bracket_ban": True,  # brackets are for notes to the model
     "prefix": "vanilla",
@@ -107,7 +123,7 @@ def build(request: Request, quirks: Quirks, tier: str, *, refused: Collection[st
     parameters: dict[str, Any] = {**_FIXED, **model.preset, "min_length": 1, "max_length": length}
     given = sampling(request, quirks, {*quirks.unsupported, *refused}, warnings)
     if given.get("temperature") == NEUTRAL_TEMPERATURE:
-        del given["temperature"]  # nobody asked for another one than the preset's
+        del given["temperature"]
     parameters.update((_NAMES.get(name, name), value) for name, value in given.items())
     if model.order:
         more = (number for name, number in _SAMPLERS.items() if name in given and number not in model.order)
