@@ -92,6 +92,8 @@ class HttpChat(Adapter, abc.ABC):
     """What takes a stream apart."""
     accepted: ClassVar[tuple[int, ...]] = (200,)
     """The statuses of an answer; any other is a refusal."""
+    words: ClassVar[Mapping[str, Code]] = {}
+    """What words for errors mean that this wire has and no other, in lower case."""
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
         super().__init__(provider, binding)
@@ -233,7 +235,7 @@ class HttpChat(Adapter, abc.ABC):
                 f"the key for {self.provider.name} holds characters that no key has: copy it once more",
             )
         headers = {**self._quirks.extra_headers, **self.headers(key)}
-        who = Who(self.provider.name, self.provider.key_variables, (key,) if key else ())
+        who = Who(self.provider.name, self.provider.key_variables, (key,) if key else (), self.words)
         return Upstream(base_url, who, headers, accepted=self.accepted, patience=self.patience_s)
 
     async def _checked(self, upstream: Upstream, *, verify: bool) -> tuple[Warn, ...]:

@@ -17,8 +17,7 @@ from workers.chat_body import NO_EFFORT, Body, omitted, sampling
 from workers.codes import Code
 from workers.quirks import Quirks, matches
 from workers.refusals import Who
-from workers.stops import StopCutter
-from workers.transcript import transcript
+from workers.transcript import OneTurn, transcript
 
 __all__ = ["StoryReply", "build", "ends", "length_of"]
 
@@ -137,7 +136,8 @@ def build(request: Request, quirks: Quirks, tier: str, *, refused: Collection[st
     extra = dict(request.extra)
     wanted = extra.pop("parameters", {})
     parameters.update(wanted if isinstance(wanted, Mapping) else {})
-    fields = {"input": _prompt(request, model), "model": request.model, "parameters": parameters, **extra}
+    prompt = model.opening + transcript(request).prompt
+    fields = {"input": prompt, "model": request.model, "parameters": parameters, **extra}
     return Body(fields, tuple(warnings), streamed=True)
 
 
@@ -155,18 +155,11 @@ def length_of(request: Request, tier: str) -> int:
 
 def ends(request: Request) -> tuple[str, ...]:
     """Where the reply is over: the next turn, whoever speaks, and what the client wants."""
-    lines = transcript(request)
-    return (*lines.stops, f"\n{lines.speaker}:", SCENE_BREAK, *request.stop)
+    return (*transcript(request).ends, SCENE_BREAK, *request.stop)
 
 
 def _model(name: str) -> _Model:
     return next((model for pattern, model in _MODELS.items() if matches((pattern,), name)), _Model())
-
-
-def _prompt(request: Request, model: _Model) -> str:
-    lines = transcript(request)
-    said = "".join(f"{line.content}\n" for line in lines.lines)
-    return f"{model.opening}{said}{lines.speaker}:"
 
 
 class StoryReply(Answer):
@@ -176,8 +169,7 @@ class StoryReply(Answer):
         super().__init__(who, model=request.model, max_output_length=request.max_output_length)
         self._answered_by = request.model  # this wire has no names for others
         self._left_tokens = length
-        self._cutter = StopCutter(ends(request))
-        self._cutter.feed(":")  # what the prompt ends with, so that a stop may be the first thing to follow
+        self._turn = OneTurn(ends(request))
 
     @property
     def complete(self) -> bool:
@@ -185,7 +177,7 @@ class StoryReply(Answer):
 
     @property
     def unfinished(self) -> bool:
-        return self.endless or self._cutter.found
+        return self.endless or self._turn.over
 
     def piece(self, data: bytes) -> list[Event]:
         value = self._object(data)
@@ -205,12 +197,10 @@ class StoryReply(Answer):
         return self._read(output, final=True)
 
     def _read(self, token: str, *, final: bool) -> list[Event]:
-        shown = self._cutter.feed(token)
-        if final and not self._cutter.found:
-            shown += self._cutter.finish()
+        shown = self._turn.feed(token)
+        if final:
+            shown += self._turn.finish()
             self.reason = "length" if self._left_tokens <= 0 else "stop"
-        if self._cutter.found:
+        if self._turn.over:
             self.reason = "stop"
-        if not self._said:
-            shown = shown.lstrip()  # the space after the colon
         return [self._text(shown)] if shown else [_ALIVE]

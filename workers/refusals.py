@@ -11,7 +11,7 @@ from __future__ import annotations
 import email.utils
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -133,6 +133,8 @@ class Who:
     name: str
     key_variables: tuple[str, ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    words: Mapping[str, Code] = field(default_factory=dict)
+    """What its own words for errors mean, in lower case; they outrank a status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ def refusal(
     who: Who, status: int | None, fields: ErrorFields, *, model: str = "", retry_after_ms: int | None = None
 ) -> Refusal:
     """The error for an answer with that status, or, without one, for an error inside a stream."""
-    code = _classified(status, fields)
+    code = who.words.get(fields.kind) or _classified(status, fields)
     shown_model = f"model {model!r}" if model else "that model"
     sentence = _SENTENCES[code].format(
         who=who.name if status is None else f"{who.name} (HTTP {status})",
@@ -211,7 +213,7 @@ def parse_fields(body: bytes | Any) -> ErrorFields:
     number = code if type(code) is int else int(code) if isinstance(code, str) and code.isdecimal() else None
     return ErrorFields(
         code=_text(code).lower(),
-        kind=_text(inner.get("type")).lower(),
+        kind=(_text(inner.get("type")) or _text(inner.get("rc"))).lower(),
         param=_text(inner.get("param")),
         message=message,
         status=number if number is not None and 400 <= number <= 599 else None,

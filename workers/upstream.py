@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakSet
 
 import aiohttp
@@ -35,6 +35,7 @@ from workers.routes import address_of, proxy_for
 
 __all__ = ["Patience", "Reply", "Upstream"]
 
+T = TypeVar("T")
 Patience: TypeAlias = Callable[[AdapterError, int, float], "float | None"]
 """A refusal, how often it was waited for already, and the seconds left → how long to wait where the provider
 documents a wait and no failure; None where it is a failure. Such waits are not the one retry."""
@@ -253,22 +254,19 @@ class Upstream:
         """
         return self._answered("GET", path, None, deadline, "", retries, None)
 
-    @contextlib.asynccontextmanager
-    async def _answered(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        deadline: float,
-        model: str,
-        retries: int,
-        headers: Mapping[str, str] | None,
-    ) -> AsyncIterator[Reply]:
+    async def again(
+        self, send: Callable[[], Awaitable[T]], *, deadline: float, retries: int = 1
+    ) -> tuple[T, int]:
+        """What `send` gives, tried again where the rules allow it, and how often it was. Cancelling it is as
+        safe as cancelling `send`.
+
+        Raises:
+            AdapterError: whatever the network or the provider did.
+        """
         tried = waits = 0
         while True:
             try:
-                response = await self._send(method, path, body, None, model, headers)
-                break
+                return await send(), tried + waits
             except AdapterError as exc:
                 left_s = deadline - asyncio.get_running_loop().time()
                 wait_s = self._patience(exc, waits, left_s)
@@ -280,7 +278,21 @@ class Upstream:
                 if wait_s is None:
                     raise
             await self.pause(wait_s)
-        reply = Reply(response, self.who, tried + waits)
+
+    @contextlib.asynccontextmanager
+    async def _answered(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        deadline: float,
+        model: str,
+        retries: int,
+        headers: Mapping[str, str] | None,
+    ) -> AsyncIterator[Reply]:
+        send = functools.partial(self._send, method, path, body, None, model, headers)
+        response, retried = await self.again(send, deadline=deadline, retries=retries)
+        reply = Reply(response, self.who, retried)
         try:
             yield reply
         finally:

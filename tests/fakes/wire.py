@@ -141,8 +141,10 @@ class Wire(abc.ABC):
     """Parameters of sampling that this wire calls otherwise."""
     also_listed: ClassVar[tuple[str, ...]] = ()
     """Models that a load tells beside those that the provider lists."""
-    always_streams: ClassVar[bool] = False
-    """Whether an answer is asked for as a stream where the client wants it whole."""
+    streamed: ClassVar[bool | None] = None
+    """Whether an answer is asked for as a stream, always or never; None: as the client wants it."""
+    whole_status: ClassVar[int] = 200
+    """Of an answer that is not streamed."""
     absent: ClassVar[Mapping[str, str]] = {}
     """Rows of the contract that do not apply → why."""
 
@@ -182,6 +184,14 @@ class Wire(abc.ABC):
     def streams(self, received: Received) -> bool:
         """Whether a generation is to be streamed."""
         return isinstance(received.body, dict) and received.body.get("stream") is True
+
+    def follows(self, received: Received) -> bool:
+        """Whether it is about a generation that was asked for before, where the wire has that."""
+        return False
+
+    def followed(self, received: Received) -> bytes:
+        """The answer to such a request."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def asked(self, received: Received) -> Asked:

@@ -87,7 +87,7 @@ class NovelAIWire(OpenAIWire):
         b'{"object":"chat.completion.chunk","choices":[{"index":0,"text":"","token_ids":[9707,13]}]}',
     )
     also_listed = STORY_MODELS
-    always_streams = True
+    streamed = True
     absent: ClassVar[Mapping[str, str]] = {
         "requests_at_once_have_a_connection_each": ONE_AT_A_TIME,
         "an_interrupt_amid_a_stream_closes_that_connection_and_no_other": ONE_AT_A_TIME,
@@ -137,7 +137,7 @@ class NovelAIStoryWire(Wire):
     )
     names: ClassVar[Mapping[str, str]] = {"presence_penalty": "repetition_penalty_presence"}
     also_listed = STORY_MODELS
-    always_streams = True
+    streamed = True
     absent: ClassVar[Mapping[str, str]] = {
         **NovelAIWire.absent,
         "what_the_provider_stopped_at_is_an_end": NO_STOPS,

@@ -113,7 +113,9 @@ async def test_a_reply_has_its_text_its_model_and_its_end(served: Served, stream
     outcome = await served.ask(stream=stream)
     ended(outcome)
     assert (outcome.body["model"], outcome.body["retries"], outcome.warnings) == ("fake-small", 0, [])
-    assert served.server.asked().streamed is (stream or served.wire.always_streams)
+    assert served.server.asked().streamed is (
+        stream if served.wire.streamed is None else served.wire.streamed
+    )
 
 
 async def test_a_stream_is_read_at_every_split(served: Served) -> None:
