@@ -7,11 +7,11 @@ answer that holds no text. The story wire sends an event for each token, of whic
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
-from tests.fakes.wire import JSON, Asked, Behaviour, Received, Refused, Turn, Wire, event
+from tests.fakes.transcripts import spoken
+from tests.fakes.wire import JSON, Asked, Behaviour, Received, Refused, Wire, event
 from tests.fakes.wires.openai_chat import OpenAIWire
 from workers.adapter import FinishReason
 from workers.adapters.novelai import STORY, STORY_MODELS, NovelAI
@@ -24,8 +24,6 @@ NO_STOPS: Final = "stop strings cannot be sent, only ids of tokens: test_novelai
 NO_REASONING: Final = "these models do not reason"
 NO_USAGE: Final = "this wire tells no usage"
 NO_FILTER: Final = "this wire has no filter"
-SPEAKER: Final = re.compile(r"([^:\n]{1,64}):( |\Z)")
-"""What a line of a transcript begins with."""
 
 
 def error(status: int, message: str) -> bytes:
@@ -197,20 +195,11 @@ class NovelAIStoryWire(Wire):
         assert received.headers["content-type"] == JSON
         assert parameters["use_string"] is True
         assert "stop_sequences" not in parameters
-        lines = body["input"].split("\n")
-        found = [SPEAKER.match(line) for line in lines]
-        speaker = SPEAKER.fullmatch(lines[-1])
-        assert speaker is not None, "nobody is to speak"
-        start = next(number for number, match in enumerate(found) if match)
-        turns = []
-        for line, match in zip(lines[start:-1], found[start:-1], strict=True):
-            spoken_by = match[1] if match else None
-            role = "system" if spoken_by is None else "assistant" if spoken_by == speaker[1] else "user"
-            turns.append(Turn(role, line))
+        said = spoken(body["input"])
         return Asked(
             model=body["model"],
-            system="\n".join(lines[:start]),
-            turns=tuple(turns),
+            system=said.system,
+            turns=said.turns,
             stops=(),
             max_tokens=parameters["max_length"],
             temperature=parameters.get("temperature"),
