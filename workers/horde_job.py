@@ -20,9 +20,9 @@ from workers.transcript import OneTurn, transcript
 __all__ = ["LOOK_EVERY_S", "HordeReply", "build"]
 
 BOUNDS: Final = {"rep_pen": (1.0, 3.0), "top_k": (0, 100), "min_p": (0.0, 1.0), "top_p": (0.001, 1.0)}
-"""What the horde takes; beyond them it refuses the job."""
+"""What the horde takes, or its own package where that is less; beyond them the job is refused."""
 LENGTHS: Final = (16, 1024)
-"""Tokens of a reply that can be asked for."""
+"""Tokens of a reply that can be asked for; the horde would take more, but hardly a volunteer offers that."""
 CONTEXTS: Final = (2048, 4096, 8192, 16384, 32000)
 """Sizes of context to ask for: the smallest that will do, since few volunteers have a large one."""
 BYTES_PER_TOKEN: Final = 3
