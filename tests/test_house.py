@@ -38,7 +38,8 @@ OWNERS: Final = {
     "psutil": {"supervisor/spawn.py"},
     "websockets": {
         *("supervisor/access.py", "supervisor/server.py"),
-        *("supervisor/chat.py", "supervisor/status.py", "supervisor/trials.py"),
+        *("supervisor/own_module.py", "supervisor/live_talk.py", "supervisor/chat.py"),
+        *("supervisor/status.py", "supervisor/trials.py"),
     },
 }
 """A package of others → the only files that may import it."""
