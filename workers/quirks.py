@@ -66,8 +66,8 @@ class Quirks:
     """How many stop strings the provider takes; 0: they are only cut here."""
     unsupported: tuple[str, ...] = ()
     """Parameters that the provider refuses or does not have."""
-    temperature_max: float = 2.0
     temperature_min: float = 0.0
+    temperature_max: float = 2.0
     top_p_min: float = 0.0
     top_p_below_one: bool = False
     """Whether a `top_p` of 1, which changes nothing, is refused and so not sent."""

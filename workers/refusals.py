@@ -117,7 +117,7 @@ _PATTERNS: Final = (
 _COMPILED: Final = tuple(
     (code, re.compile(pattern, re.IGNORECASE | re.DOTALL)) for code, pattern in _PATTERNS
 )
-_STATUS_FIELDS: Final = ("code", "status", "status_code")
+_STATUS_FIELDS: Final = ("code", "status", "status_code", "statusCode")
 """Where a body may give a status. TGI's `http_status_code` is not among them: it is 422 whatever happened."""
 _STATUS_CHARS: Final = 3
 _QUOTED: Final = (Code.INVALID_PROMPT, Code.INVALID_MODEL, Code.CONTEXT_TOO_LONG, Code.UNSUPPORTED)
@@ -155,6 +155,8 @@ class Who:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     statuses: Mapping[int, Code] = field(default_factory=dict)
     """What a status means there and nowhere else."""
+    words: Mapping[str, Code] = field(default_factory=dict)
+    """What its own words for errors mean, in lower case; they outrank a status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,7 @@ def refusal(
     who: Who, status: int | None, fields: ErrorFields, *, model: str = "", retry_after_ms: int | None = None
 ) -> Refusal:
     """The error for an answer with that status, or, without one, for an error inside a stream."""
-    code = who.statuses.get(status or 0) or _classified(status, fields)
+    code = who.words.get(fields.kind) or who.statuses.get(status or 0) or _classified(status, fields)
     shown_model = f"model {model!r}" if model else "that model"
     sentence = _SENTENCES[code].format(
         who=who.name if status is None else f"{who.name} (HTTP {status})",
@@ -237,7 +239,7 @@ def _fields(error: Mapping[str, Any]) -> ErrorFields:
     """The fields of what is an error and nothing else."""
     message, found_in = _said(error.get("message") or error.get("Message") or error.get("detail"))
     code = _text(error.get("code")).lower()
-    kind = _text(error.get("type")).lower()
+    kind = (_text(error.get("type")) or _text(error.get("rc"))).lower()
     metadata = error.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, dict) else None
     if isinstance(raw, str):  # OpenRouter: what the provider behind it said

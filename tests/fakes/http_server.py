@@ -104,7 +104,13 @@ class FakeServer:
         self.requests: list[Received] = []
         """Every POST, in order."""
         self.lists: list[Received] = []
-        """Every GET, in order."""
+        """Every other request, in order, except those that follow."""
+        self.follow: Step = _answer_follow
+        """How a request is answered that is about a generation asked for before."""
+        self.follow_script: list[Step] = []
+        """The same for the next ones, first one first."""
+        self.follows: list[Received] = []
+        """Every such request, in order."""
         self.gate = asyncio.Event()
         """What behaviours that wait are waiting for."""
         self._tls = tls
@@ -161,20 +167,28 @@ class FakeServer:
 
     def step_for(self, request: Received) -> Step:
         """How that request is answered."""
+        if self.wire.follows(request):
+            return self.follow_script.pop(0) if self.follow_script else self.follow
         if request.method != "POST":
             return self.models
         return self.script.pop(0) if self.script else self.behaviour
 
     async def received(self, count: int) -> Received:
         """Waits until `count` POSTs have arrived; returns the last of them."""
+        return await self._arrived(self.requests, count)
 
+    async def followed(self, count: int) -> Received:
+        """The same for requests that follow."""
+        return await self._arrived(self.follows, count)
+
+    async def _arrived(self, kept: list[Received], count: int) -> Received:
         async def arrived() -> None:
-            while len(self.requests) < count:
+            while len(kept) < count:
                 self._changed.clear()
                 await self._changed.wait()
 
         await asyncio.wait_for(arrived(), WAIT_S)
-        return self.requests[count - 1]
+        return kept[count - 1]
 
     async def closed(self, index: int) -> int:
         """Waits until the client's socket of request `index` is closed; returns when, in ns."""
@@ -184,7 +198,10 @@ class FakeServer:
         return request.closed_ns
 
     def _take(self, connection: _Connection, request: Received) -> None:
-        (self.requests if request.method == "POST" else self.lists).append(request)
+        if self.wire.follows(request):
+            self.follows.append(request)
+        else:
+            (self.requests if request.method == "POST" else self.lists).append(request)
         self._changed.set()
         exchange = Exchange(self, connection, request)
         task = asyncio.get_running_loop().create_task(self._serve(connection, exchange))
@@ -284,12 +301,13 @@ async def _perform(behaviour: Behaviour, exchange: Exchange) -> None:
     if behaviour.gate_before_head:
         await exchange.server.gate.wait()
     wire = exchange.server.wire
-    body = behaviour.body
+    body, status = behaviour.body, behaviour.status
     if body is None and behaviour.events is None and not wire.streams(exchange.request):
         body = wire.whole(behaviour)
+        status = wire.whole_status if status == 200 else status
     if body is not None:
         headers = {"Content-Type": JSON, **behaviour.headers}
-        await exchange.head(behaviour.status, headers, length=len(body))
+        await exchange.head(status, headers, length=len(body))
         await exchange.send(body)
         return
     headers = {"Content-Type": wire.stream_type, **behaviour.headers}
@@ -309,6 +327,12 @@ async def _stream(behaviour: Behaviour, exchange: Exchange) -> None:
     await exchange.end()
     if not behaviour.chunked:
         exchange.fin()
+
+
+async def _answer_follow(exchange: Exchange) -> None:
+    body = exchange.server.wire.followed(exchange.request)
+    await exchange.head(200, {"Content-Type": JSON}, length=len(body))
+    await exchange.send(body)
 
 
 async def _answer_models(exchange: Exchange) -> None:

@@ -132,7 +132,7 @@ class Served:
 
     def check(self) -> None:
         """The key was in the headers alone of what the server received."""
-        for received in (*self.server.requests, *self.server.lists):
+        for received in (*self.server.requests, *self.server.lists, *self.server.follows):
             assert not _shows_key(received.path)
             assert not _shows_key(received.raw.decode("utf-8", "replace"))
 

@@ -118,7 +118,7 @@ class Wire(abc.ABC):
     """One wire; a subclass says what follows, and nothing about how a server works."""
 
     name: ClassVar[str]
-    """Of the file in workers/adapters/."""
+    """Of the file in workers/adapters/, and a word for what else of it is spoken."""
     adapter: ClassVar[type[Adapter]]
     quirks: ClassVar[Mapping[str, Any]] = {}
     """A provider of this wire that takes stop strings and whose list of models is complete."""
@@ -131,6 +131,7 @@ class Wire(abc.ABC):
     """Our words for an end → the wire's usual ones."""
     counts: ClassVar[tuple[str, ...]]
     """The fields of Usage that the wire can tell."""
+    temperature_min: ClassVar[float] = 0.0
     temperature_max: ClassVar[float]
     sees_nothing: ClassVar[Sequence[bytes]]
     """Bodies with status 200 that are JSON and no answer of this wire."""
@@ -138,6 +139,12 @@ class Wire(abc.ABC):
     """Pieces of a stream that are not of this wire."""
     names: ClassVar[Mapping[str, str]] = {}
     """Parameters of sampling that this wire calls otherwise."""
+    also_listed: ClassVar[tuple[str, ...]] = ()
+    """Models that a load tells beside those that the provider lists."""
+    streamed: ClassVar[bool | None] = None
+    """Whether an answer is asked for as a stream, always or never; None: as the client wants it."""
+    whole_status: ClassVar[int] = 200
+    """Of an answer that is not streamed."""
     absent: ClassVar[Mapping[str, str]] = {}
     """Rows of the contract that do not apply → why."""
 
@@ -177,6 +184,14 @@ class Wire(abc.ABC):
     def streams(self, received: Received) -> bool:
         """Whether a generation is to be streamed."""
         return isinstance(received.body, dict) and received.body.get("stream") is True
+
+    def follows(self, received: Received) -> bool:
+        """Whether it is about a generation that was asked for before, where the wire has that."""
+        return False
+
+    def followed(self, received: Received) -> bytes:
+        """The answer to such a request."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def asked(self, received: Received) -> Asked:

@@ -5,12 +5,22 @@ from __future__ import annotations
 from typing import Final
 
 from tests.fakes.wire import Wire
+from tests.fakes.wires.ai_horde import HordeWire
 from tests.fakes.wires.anthropic_messages import AnthropicWire
 from tests.fakes.wires.bedrock import BedrockWire
 from tests.fakes.wires.cohere import CohereWire
+from tests.fakes.wires.novelai import NovelAIStoryWire, NovelAIWire
 from tests.fakes.wires.openai_chat import OpenAIWire
 
 __all__ = ["WIRES"]
 
-WIRES: Final[tuple[Wire, ...]] = (OpenAIWire(), AnthropicWire(), CohereWire(), BedrockWire())
+WIRES: Final[tuple[Wire, ...]] = (
+    OpenAIWire(),
+    AnthropicWire(),
+    CohereWire(),
+    BedrockWire(),
+    NovelAIWire(),
+    NovelAIStoryWire(),
+    HordeWire(),
+)
 """Every wire that has an adapter; the contract runs against each."""

@@ -115,7 +115,9 @@ async def test_a_reply_has_its_text_its_model_and_its_end(served: Served, stream
     outcome = await served.ask(stream=stream)
     ended(outcome)
     assert (outcome.body["model"], outcome.body["retries"], outcome.warnings) == ("fake-small", 0, [])
-    assert served.server.asked().streamed is stream
+    assert served.server.asked().streamed is (
+        stream if served.wire.streamed is None else served.wire.streamed
+    )
 
 
 async def test_a_stream_is_read_at_every_split(served: Served) -> None:
@@ -341,7 +343,7 @@ async def test_a_temperature_stays_within_the_wires_range_and_a_change_is_told(
 ) -> None:
     outcome = await served.ask(temperature=temperature)
     ended(outcome)
-    kept = min(temperature, served.wire.temperature_max)
+    kept = min(max(temperature, served.wire.temperature_min), served.wire.temperature_max)
     sent = served.server.asked().temperature
     assert sent == kept or (sent is None and kept == 1.0)  # 1.0 is what every provider takes for none
     assert outcome.warnings == ([] if kept == temperature else ["PARAMETER_CHANGED"])
@@ -367,7 +369,7 @@ async def test_extra_is_passed_on_as_it_is(served: Served) -> None:
 
 async def test_a_load_learns_the_models_with_the_key_and_pays_nothing(served: Served) -> None:
     body = body_of(await served.load())
-    assert (body["models"], body["warnings"]) == (["fake-small", "fake-large"], [])
+    assert (body["models"], body["warnings"]) == (["fake-small", "fake-large", *served.wire.also_listed], [])
     assert served.server.requests == []
 
 
