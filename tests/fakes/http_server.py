@@ -22,6 +22,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final, TypeAlias, TypeVar
+from urllib.parse import parse_qsl
 
 from tests.fakes.wire import JSON, Asked, Behaviour, Part, Received, Wire
 
@@ -30,6 +31,7 @@ __all__ = ["WAIT_S", "Exchange", "FakeServer", "Step"]
 S = TypeVar("S", bound="FakeServer")
 WAIT_S: Final = 5.0
 """No wait of a test is longer."""
+FORM: Final = "application/x-www-form-urlencoded"
 _LINGER_NONE: Final = struct.pack("ii", 1, 0)
 """SO_LINGER that turns a close into a reset."""
 
@@ -109,6 +111,10 @@ class FakeServer:
         self.follows: list[Received] = []
         """Every request for the answer to a generation that another one began."""
         self.cancels: list[Received] = []
+        self.tokens: list[Received] = []
+        """Every request for a token."""
+        self.selling: Step | None = None
+        """How a token is sold, instead of well."""
         self.begins: Step | None = None
         """How a generation that others follow is begun, instead of well."""
         self.following: list[Step] = []
@@ -175,6 +181,8 @@ class FakeServer:
         part = self.wire.part(request)
         if part is Part.LIST:
             return self.models
+        if part is Part.TOKEN:
+            return self.selling or Behaviour(body=self.wire.token(request))
         number = self.wire.number(request)
         if part is Part.CANCEL:
             return self.cancelling
@@ -241,6 +249,8 @@ class FakeServer:
                 return self.follows
             case Part.CANCEL:
                 return self.cancels
+            case Part.TOKEN:
+                return self.tokens
             case _:
                 return self.lists
 
@@ -335,7 +345,8 @@ class _Connection(asyncio.Protocol):
         if len(rest) < length:
             return
         raw, self._data = rest[:length], rest[length:]
-        body = json.loads(raw) if raw else None
+        form = headers.get("content-type") == FORM
+        body = dict(parse_qsl(raw.decode())) if form else json.loads(raw) if raw else None
         request = Received(method, path, headers, body, raw, self._number, time.monotonic_ns())
         self._requests.append(request)
         self._server._take(self, request)

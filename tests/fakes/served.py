@@ -81,7 +81,12 @@ class Served:
 
     async def load(self, **changes: Any) -> frames.Bound:
         """Binds anew, with the key and the server's address unless told otherwise."""
-        given = {"key": CANARY, "base_url": self.server.base_url, **changes}
+        given = {
+            "key": CANARY,
+            "base_url": self.server.base_url,
+            "options": dict(self.wire.options),
+            **changes,
+        }
         bound = await self._rig.bind(**given)
         _clean(bound)
         return bound
@@ -131,8 +136,9 @@ class Served:
             outcome.done = frame
 
     def check(self) -> None:
-        """The key was in the headers alone of what the server received."""
+        """The key was in the headers alone of what the server received, or in what buys a token."""
         seen = self.server
+        assert not any(_shows_key(received.path) for received in seen.tokens)
         for received in (*seen.requests, *seen.lists, *seen.follows, *seen.cancels):
             assert not _shows_key(received.path)
             assert not _shows_key(received.raw.decode("utf-8", "replace"))

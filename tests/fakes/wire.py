@@ -47,7 +47,7 @@ class Received:
     headers: Mapping[str, str]
     """Names in lower case."""
     body: Any
-    """The parsed JSON, or None."""
+    """The parsed JSON, the fields of a form, or None."""
     raw: bytes
     connection: int
     """The same number for requests of one connection."""
@@ -136,6 +136,8 @@ class Part(enum.Enum):
     """It asks for the answer to a generation that another request began."""
     CANCEL = enum.auto()
     """It ends such a generation."""
+    TOKEN = enum.auto()
+    """It buys a token with the key, which is in its body."""
 
 
 class Wire(abc.ABC):
@@ -150,6 +152,8 @@ class Wire(abc.ABC):
     """Two models, a small one and a large one."""
     cancels: ClassVar[bool] = False
     """Whether a client that leaves an answer must say so in a request of its own."""
+    options: ClassVar[Mapping[str, Any]] = {}
+    """What a load must name besides a key."""
     mount: ClassVar[str] = "/v1"
     """The path of the base URL."""
     stream_type: ClassVar[str] = SSE
@@ -212,6 +216,10 @@ class Wire(abc.ABC):
         """What is answered at once to a request that begins generation `number`, where its answer is given
         to the requests that follow; None where it is given to itself."""
         return None
+
+    def token(self, received: Received) -> bytes:
+        """The answer to a request for a token."""
+        raise NotImplementedError
 
     def streams(self, received: Received) -> bool:
         """Whether a generation is to be streamed."""
