@@ -101,7 +101,8 @@ def build(request: Request, quirks: Quirks, inputs: Inputs, *, refused: Collecti
     left_out -= {"stop"} if inputs.first_of(STOPS) else set()
     warnings: list[Warn] = []
     given = _conversation(request, inputs)
-    given.update(_fitted(request, inputs, quirks, left_out, warnings))
+    limit = request.max_output_length + (quirks.reasoning_headroom if thinks else 0)
+    given.update(_fitted(request, inputs, quirks, left_out, warnings, limit))
     stops = [] if thinks else _stops(request, inputs, quirks, left_out)
     if stops:
         name = inputs.first_of(STOPS)
@@ -179,7 +180,12 @@ def _is_dialogue(messages: Collection[Message]) -> bool:
 
 
 def _fitted(
-    request: Request, inputs: Inputs, quirks: Quirks, left_out: Collection[str], warnings: list[Warn]
+    request: Request,
+    inputs: Inputs,
+    quirks: Quirks,
+    left_out: Collection[str],
+    warnings: list[Warn],
+    wanted: int,
 ) -> dict[str, Any]:
     """The limit and the parameters of sampling, within what the model allows."""
     result: dict[str, Any] = {}
@@ -191,7 +197,6 @@ def _fitted(
     if not limit:
         warnings.append(omitted("max_output_length"))
         return result
-    wanted = request.max_output_length
     result[limit] = inputs.fitted(limit, wanted)
     if result[limit] != wanted:
         warnings.append(Warn("PARAMETER_CHANGED", f"max_output_length {wanted} was sent as {result[limit]}"))

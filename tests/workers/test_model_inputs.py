@@ -169,9 +169,11 @@ def test_a_model_that_has_no_stops_is_sent_none() -> None:
     assert set(given(body_of(PROMPT, stop=("END",)))) == {"prompt", "max_tokens"}
 
 
-def test_a_model_that_thinks_is_sent_no_stops() -> None:
-    quirks = Quirks(stop_max=4, reasoning_models=("fake/*",))
-    assert "stop_sequences" not in given(body_of(quirks=quirks, stop=("END",)))
+def test_a_model_that_thinks_is_sent_no_stops_and_has_room_for_it() -> None:
+    quirks = Quirks(stop_max=4, reasoning_models=("fake/*",), reasoning_headroom=1000)
+    sent = given(body_of(quirks=quirks, stop=("END",)))
+    assert "stop_sequences" not in sent
+    assert sent["max_tokens"] == 1200
 
 
 # ---- conversations

@@ -17,7 +17,16 @@ from collections.abc import AsyncGenerator, Collection, Coroutine
 from typing import Any, ClassVar, Final
 from urllib.parse import quote, urlsplit
 
-from workers.adapter import AdapterError, Begun, Binding, Event, ProviderSpec, Request
+from workers.adapter import (
+    AdapterError,
+    Begun,
+    Binding,
+    Event,
+    ProviderSpec,
+    ReportProgress,
+    Request,
+    Warn,
+)
 from workers.chat_body import Body
 from workers.codes import Code
 from workers.http_chat import HttpChat, model_names
@@ -94,6 +103,12 @@ class Replicate(HttpChat):
         self._inputs.update({name: inputs_of(named[name]) for name in list(named)[:KNOWN_MODELS_MAX] if name})
         return model_names(list(named))
 
+    async def preload(self, model: str | None, report: ReportProgress) -> tuple[Warn, ...]:
+        warnings = await super().preload(model, report)
+        if name := model or self.provider.default_model:
+            await self._look_up(name)  # the next reply need not wait for it
+        return warnings
+
     async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
         """The reply as it arrives. Cancelling or closing it ends the prediction too."""
         await self._look_up(request.model)
@@ -106,6 +121,7 @@ class Replicate(HttpChat):
             await asyncio.wait(self._endings, timeout=CANCEL_WAIT_S)
         for task in self._endings:
             task.cancel()
+        await asyncio.gather(*self._endings, return_exceptions=True)
         for upstream in self._streams.values():
             await upstream.close()
         await super().close()
@@ -183,10 +199,10 @@ class Replicate(HttpChat):
             async with upstream.post(path, data, deadline=0.0, model=request.model, retries=0) as reply:
                 return await reply.read()
         except Refusal as exc:
-            if exc.fields.message.lower().startswith(_NO_MODEL):
-                exc.code = Code.INVALID_MODEL
-                exc.message = f"{self.provider.name} does not know model {request.model!r}: name another one"
-            raise
+            if not exc.fields.message.lower().startswith(_NO_MODEL):
+                raise
+            message = f"{self.provider.name} does not know model {request.model!r}: name another one"
+            raise Refusal(Code.INVALID_MODEL, message, provider_status=exc.provider_status) from exc
 
     async def _disown(self, upstream: Upstream, sending: asyncio.Task[bytes]) -> None:
         """Ends the prediction that a request makes which nobody waits for any more."""

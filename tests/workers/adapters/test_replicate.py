@@ -31,7 +31,7 @@ from tests.fakes.bound import (
 from tests.fakes.http_server import WAIT_S, Exchange, FakeServer, Step
 from tests.fakes.wire import JSON, SSE, Behaviour
 from tests.fakes.wires.replicate import INPUTS, Quick, ReplicateWire, described, prediction, told
-from workers.adapter import Adapter, AdapterError, Alive, Message, Text, Usage
+from workers.adapter import Adapter, AdapterError, Alive, LoadRequest, Message, Text, Usage
 from workers.adapters import replicate
 from workers.adapters.replicate import Replicate, _is_theirs
 from workers.codes import Code
@@ -534,6 +534,16 @@ async def test_a_model_that_is_not_listed_is_asked_about_once(cloud: FakeServer,
     for _ in range(2):
         await collect(adapter, asked(model="acme/large"))
     assert [received.path for received in cloud.lists[before:]] == ["/v1/models/acme/large"]
+
+
+async def test_a_load_asks_about_the_model_that_the_next_reply_is_of(cloud: FakeServer) -> None:
+    made = bound(cloud.base_url, adapter=Quick)
+    await load_only(made, LoadRequest(preload_model="acme/large"))
+    before = len(cloud.lists)
+    assert cloud.lists[-1].path == "/v1/models/acme/large"
+    await collect(made, asked(model="acme/large"))
+    await made.close()
+    assert len(cloud.lists) == before
 
 
 async def test_a_model_that_nobody_can_tell_about_gets_the_usual_fields_and_is_asked_about_again(
