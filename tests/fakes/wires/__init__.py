@@ -6,11 +6,18 @@ from typing import Final
 
 from tests.fakes.wire import Wire
 from tests.fakes.wires.anthropic_messages import AnthropicWire
+from tests.fakes.wires.nlp_cloud import NlpCloudWire
 from tests.fakes.wires.openai_chat import OpenAIWire
 from tests.fakes.wires.replicate import ReplicateWire
 from tests.fakes.wires.watsonx import WatsonxWire
 
 __all__ = ["WIRES"]
 
-WIRES: Final[tuple[Wire, ...]] = (OpenAIWire(), AnthropicWire(), ReplicateWire(), WatsonxWire())
+WIRES: Final[tuple[Wire, ...]] = (
+    OpenAIWire(),
+    AnthropicWire(),
+    ReplicateWire(),
+    WatsonxWire(),
+    NlpCloudWire(),
+)
 """Every wire that has an adapter; the contract runs against each."""
