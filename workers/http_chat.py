@@ -341,11 +341,10 @@ class HttpChat(Adapter, abc.ABC):
         self, request: Request, body: Body, deadline: float, retries: int
     ) -> AsyncGenerator[Event, None]:
         """The events of one request."""
-        if self._upstream is None:
-            raise AdapterError(Code.NOT_LOADED, f"{self.provider.name} is not loaded")
-        answer = self.reader(self._upstream.who, request)
+        upstream = self.opened()
+        answer = self.reader(upstream.who, request)
         path, data = self.path(request, body), body.encoded()
-        async with self._upstream.post(
+        async with upstream.post(
             path,
             data,
             deadline=deadline,
@@ -355,19 +354,39 @@ class HttpChat(Adapter, abc.ABC):
         ) as reply:
             if body.warnings or retries + reply.retries:
                 yield Begun(body.warnings, retries + reply.retries)
-            if _is_json(reply):
-                whole = await reply.read()
-                for event in answer.whole(whole.removeprefix(codecs.BOM_UTF8)):
+            async with contextlib.aclosing(self.read(reply, answer)) as events:
+                async for event in events:
                     yield event
-            else:
-                self._check_type(reply)
-                async with contextlib.aclosing(self._streamed(reply, answer)) as stream:
-                    async for event in stream:
-                        yield event
             finish = answer.finish(retries=retries + reply.retries, warnings=body.warnings)
             if not answer.unfinished:
                 await reply.drain()  # before Finish: nobody asks for more after it
             yield finish
+
+    def opened(self) -> Upstream:
+        """The connections of a loaded binding.
+
+        Raises:
+            AdapterError: NOT_LOADED, there are none.
+        """
+        if self._upstream is None:
+            raise AdapterError(Code.NOT_LOADED, f"{self.provider.name} is not loaded")
+        return self._upstream
+
+    async def read(self, reply: Reply, answer: Answer) -> AsyncGenerator[Event, None]:
+        """The events of an answer that is complete, whole or streamed.
+
+        Raises:
+            AdapterError: it is an error, or not complete, or not of this wire.
+        """
+        if _is_json(reply):
+            whole = await reply.read()
+            for event in answer.whole(whole.removeprefix(codecs.BOM_UTF8)):
+                yield event
+        else:
+            self._check_type(reply)
+            async with contextlib.aclosing(self._streamed(reply, answer)) as stream:
+                async for event in stream:
+                    yield event
 
     async def _streamed(self, reply: Reply, answer: Answer) -> AsyncGenerator[Event, None]:
         """The events of a stream up to its end; it returns only when the answer is complete."""

@@ -58,6 +58,7 @@ _BY_UPSTREAM_CODE: Final = {
     "insufficient_quota": Code.QUOTA,
     "insufficient_credits": Code.QUOTA,
     "billing_hard_limit_reached": Code.QUOTA,
+    "token_quota_reached": Code.QUOTA,
     "billing_error": Code.QUOTA,
     "invalid_api_key": Code.AUTHORIZATION,
     "authentication_error": Code.AUTHORIZATION,
@@ -78,6 +79,7 @@ _BY_UPSTREAM_CODE: Final = {
     "model_not_available": Code.INVALID_MODEL,
     "model_decommissioned": Code.INVALID_MODEL,
     "invalid_model": Code.INVALID_MODEL,
+    "container_not_found": Code.INVALID_PROMPT,
     "unsupported_parameter": Code.INVALID_PROMPT,
     "unsupported_value": Code.INVALID_PROMPT,
     "server_error": Code.UPSTREAM_ERROR,
@@ -97,7 +99,8 @@ _PATTERNS: Final = (
         Code.CONTEXT_TOO_LONG,
         r"context[ _-]?(length|window|size|limit)|maximum (context|prompt|input)"
         r"|(prompt|input|messages?) (is|are) too long|too many (input )?tokens|reduce the length"
-        r"|`inputs` (tokens \+ `max_new_tokens` must be|must have less than)",  # TGI
+        r"|`inputs` (tokens \+ `max_new_tokens` must be|must have less than)"  # TGI
+        r"|cannot exceed the total tokens",  # IBM
     ),
     (
         Code.CONTENT_FILTERED,
@@ -230,6 +233,10 @@ def _error_in(value: Any) -> ErrorFields:
     if not isinstance(value, dict):
         return ErrorFields()
     inner = value.get("error", value)
+    listed = value.get("errors")
+    if "error" not in value and isinstance(listed, list) and listed:  # IBM and Cloudflare name several
+        inner = listed[0]
+        inner = {"status_code": value.get("status_code"), **inner} if isinstance(inner, dict) else inner
     if isinstance(inner, str):
         inner = {"type": value.get("error_type"), **value, "message": inner}  # TGI and xAI name it beside
     return _fields(inner) if isinstance(inner, dict) else ErrorFields()
@@ -336,7 +343,7 @@ def _classified(status: int | None, fields: ErrorFields) -> Code:
         return Code.UPSTREAM_PROTOCOL
     found = by_code or _by_message(fields.message)
     if status in (404, 410):
-        return Code.INVALID_MODEL if found is Code.INVALID_MODEL else Code.UPSTREAM_PROTOCOL
+        return found if found in (Code.INVALID_MODEL, Code.INVALID_PROMPT) else Code.UPSTREAM_PROTOCOL
     if found in (None, Code.UPSTREAM_ERROR, Code.RATE_LIMITED):
         return Code.INVALID_PROMPT
     return found

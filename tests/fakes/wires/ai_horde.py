@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from tests.fakes.transcripts import spoken
-from tests.fakes.wire import Asked, Behaviour, Received, Refused, Wire
+from tests.fakes.wire import Asked, Behaviour, Part, Received, Refused, Wire
 from workers.adapter import FinishReason
 from workers.adapters.ai_horde import AIHorde
 from workers.codes import Code
@@ -183,8 +183,8 @@ class HordeWire(Wire):
         counts = {"count": 1, "performance": 20.0, "queued": 0.0, "jobs": 0.0, "eta": 0, "type": "text"}
         return json.dumps([{"name": name, **counts} for name in names]).encode()
 
-    def follows(self, received: Received) -> bool:
-        return received.path.startswith(STATUS)
+    def part(self, received: Received) -> Part:
+        return Part.FOLLOW if received.path.startswith(STATUS) else super().part(received)
 
     def followed(self, received: Received) -> bytes:
         return status_of(received.path.removeprefix(STATUS))

@@ -133,7 +133,7 @@ class NovelAIStoryWire(Wire):
         b"data: [1]\n\n",
         b"data: " + b"[" * 100_000 + b"\n\n",
     )
-    names: ClassVar[Mapping[str, str]] = {"presence_penalty": "repetition_penalty_presence"}
+    called: ClassVar[Mapping[str, str]] = {"presence_penalty": "repetition_penalty_presence"}
     also_listed = STORY_MODELS
     streamed = True
     absent: ClassVar[Mapping[str, str]] = {

@@ -93,7 +93,7 @@ async def test_a_job_is_asked_for_looked_at_and_taken_out_as_the_hordes_package_
     sent, job = CAPTURED["sent"], CAPTURED["answers"]["job"]
     horde.behaviour, horde.follow = says(**job), WAITING
     task = asyncio.ensure_future(collect(adapter, captured_prompt()))
-    await horde.followed(1)
+    await horde.arrived(horde.follows, 1)
     await cancelled(task)
     for ours, theirs in zip(
         (horde.requests[0], *horde.follows), (sent["queue"], sent["look"], sent["take_out"]), strict=True
@@ -110,7 +110,7 @@ async def test_a_text_is_read_as_the_hordes_package_reads_it_and_cut(
 ) -> None:
     answers = CAPTURED["answers"]
     horde.behaviour, horde.follow = says(**answers["job"]), says(**answers["done"])
-    horde.follow_script = [says(**answers["waiting"])]
+    horde.following = [says(**answers["waiting"])]
     events = await collect(adapter, captured_prompt())
     read, finish = answers["read"], finish_of(events)
     assert f" {text_of(events)}\nAnn:" == read["text"]  # without what the model says for somebody else
@@ -130,7 +130,7 @@ async def test_the_examples_of_the_hordes_package_are_read(
     horde: FakeServer, adapter: Adapter, pauses: list[float]
 ) -> None:
     horde.behaviour = says(**CAPTURED["examples"]["job"])
-    horde.follow_script = [says(**CAPTURED["examples"]["state"])]
+    horde.following = [says(**CAPTURED["examples"]["state"])]
     horde.follow = Behaviour(body=status_of(job_of(text="Hi")))
     assert text_of(await collect(adapter, request())) == "Hi"
     assert methods(horde) == ["GET", "GET"]
@@ -186,7 +186,7 @@ async def test_a_job_is_looked_at_until_it_is_done_with_pauses_within_bounds(
     horde: FakeServer, adapter: Adapter, pauses: list[float]
 ) -> None:
     waits = (100, 100, 12, 5, 0, "soon", None)
-    horde.follow_script = [Behaviour(body=state(wait_time=wait)) for wait in waits]
+    horde.following = [Behaviour(body=state(wait_time=wait)) for wait in waits]
     events = await collect(adapter, request())
     assert text_of(events) == "Hello there."
     assert pauses == [LOOK_EVERY_MAX_S, LOOK_EVERY_MAX_S, 3.0, 1.25, LOOK_EVERY_S, LOOK_EVERY_S, LOOK_EVERY_S]
@@ -200,7 +200,7 @@ async def test_a_look_that_shows_that_it_goes_on_is_life_and_another_is_none(
         *(state(), state(), state(queue_position=2), state(wait_time=6, queue_position=2)),
         *(state(wait_time=6, queue_position=2), state(wait_time=6, queue_position=0, processing=1)),
     )
-    horde.follow_script = [Behaviour(body=body) for body in seen]
+    horde.following = [Behaviour(body=body) for body in seen]
     events = await collect(adapter, request())
     assert events.count(Alive()) == 4
 
@@ -210,7 +210,7 @@ async def test_looks_that_fail_are_repeated_and_the_job_goes_on(
 ) -> None:
     slow = Behaviour(status=429, body=b"{}", headers={"Retry-After": "7"})
     hopeless = Behaviour(status=429, body=b"{}", headers={"Retry-After": "3600"})
-    horde.follow_script = [LOST, slow, WAITING, hopeless, Behaviour(body=b"<html>")]
+    horde.following = [LOST, slow, WAITING, hopeless, Behaviour(body=b"<html>")]
     assert text_of(await collect(adapter, request())) == "Hello there."
     assert pauses == [LOOK_EVERY_S, 7.0, 1.75, ai_horde.LOOK_S, LOOK_EVERY_S]
     assert len(horde.requests) == 1
@@ -219,7 +219,7 @@ async def test_looks_that_fail_are_repeated_and_the_job_goes_on(
 async def test_looks_that_keep_failing_end_the_request_and_take_the_job_out(
     horde: FakeServer, adapter: Adapter, pauses: list[float]
 ) -> None:
-    horde.follow_script = [LOST] * LOOKS_FAILED_MAX
+    horde.following = [LOST] * LOOKS_FAILED_MAX
     assert (await refused(adapter)).code is Code.UPSTREAM_ERROR
     assert methods(horde) == ["GET"] * LOOKS_FAILED_MAX + ["DELETE"]
 
@@ -233,7 +233,7 @@ async def test_a_job_that_the_horde_has_forgotten_is_not_looked_for_again(
 
 
 async def test_a_job_that_failed_is_told(horde: FakeServer, adapter: Adapter) -> None:
-    horde.follow_script = [Behaviour(body=state(faulted=True))]
+    horde.following = [Behaviour(body=state(faulted=True))]
     caught = await refused(adapter)
     assert (caught.code, "lost the job" in caught.message) == (Code.UPSTREAM_ERROR, True)
 
@@ -246,7 +246,7 @@ async def test_a_job_that_nobody_can_do_is_given_up_and_taken_out(
     horde: FakeServer, adapter: Adapter, pauses: list[float], model: str, code: Code, words: str
 ) -> None:
     impossible = Behaviour(body=state(is_possible=False))
-    horde.follow_script = [impossible, impossible, WAITING, impossible, impossible, impossible]
+    horde.following = [impossible, impossible, WAITING, impossible, impossible, impossible]
     caught = await refused(adapter, request(model=model))
     assert caught.code is code
     assert words in caught.message
@@ -269,7 +269,7 @@ async def test_a_job_that_nobody_can_do_is_given_up_and_taken_out(
 async def test_what_is_no_state_of_a_job_is_a_protocol_error(
     horde: FakeServer, adapter: Adapter, odd: bytes
 ) -> None:
-    horde.follow_script = [Behaviour(body=odd)]
+    horde.following = [Behaviour(body=odd)]
     assert (await refused(adapter)).code is Code.UPSTREAM_PROTOCOL
 
 
@@ -295,9 +295,9 @@ async def test_what_must_not_be_shown_is_not(horde: FakeServer, adapter: Adapter
 
 async def test_an_interrupt_in_the_queue_takes_the_job_out_of_it() -> None:
     async with serving(HordeWire()) as served:
-        served.server.follow_script = [WAITING]
+        served.server.following = [WAITING]
         request_id = served.start()
-        await served.server.followed(1)
+        await served.server.arrived(served.server.follows, 1)
         served.cancel(request_id)
         outcome = await served.outcome(request_id)
         assert (outcome.code, outcome.body["finish_reason"]) == (Code.INTERRUPT, "interrupt")
@@ -310,18 +310,18 @@ async def test_an_interrupt_in_the_queue_takes_the_job_out_of_it() -> None:
 async def test_an_interrupt_of_one_leaves_the_job_of_another_in_the_queue(
     horde: FakeServer, adapter: Adapter
 ) -> None:
-    horde.follow_script = [WAITING]
+    horde.following = [WAITING]
     first = asyncio.ensure_future(collect(adapter, request()))
-    await horde.followed(1)
+    await horde.arrived(horde.follows, 1)
     assert text_of(await collect(adapter, request())) == "Hello there."
     await cancelled(first)
     assert methods(horde) == ["GET", "GET", "DELETE"]
 
 
 async def test_an_interrupt_amid_a_look_takes_the_job_out(horde: FakeServer, adapter: Adapter) -> None:
-    horde.follow_script = [Behaviour(gate_before_head=True)]
+    horde.following = [Behaviour(gate_before_head=True)]
     task = asyncio.ensure_future(collect(adapter, request()))
-    await horde.followed(1)
+    await horde.arrived(horde.follows, 1)
     await cancelled(task)
     assert methods(horde) == ["GET", "DELETE"]
     await asyncio.wait_for(horde.follows[0].gone.wait(), WAIT_S)
@@ -355,11 +355,11 @@ async def test_an_interrupt_does_not_wait_for_ever_for_a_horde_that_hangs(
 async def test_a_second_cancellation_does_not_keep_the_job_from_being_taken_out(
     horde: FakeServer, adapter: Adapter
 ) -> None:
-    horde.follow_script = [WAITING, Behaviour(body=state(), gate_before_head=True)]
+    horde.following = [WAITING, Behaviour(body=state(), gate_before_head=True)]
     task = asyncio.ensure_future(collect(adapter, request()))
-    await horde.followed(1)
+    await horde.arrived(horde.follows, 1)
     task.cancel()
-    await horde.followed(2)
+    await horde.arrived(horde.follows, 2)
     await cancelled(task)
     horde.gate.set()
     await adapter.close()  # it waits for what is being taken out
@@ -367,7 +367,7 @@ async def test_a_second_cancellation_does_not_keep_the_job_from_being_taken_out(
 
 
 async def test_a_reply_that_nobody_reads_any_more_is_taken_out(horde: FakeServer, adapter: Adapter) -> None:
-    horde.follow_script = [WAITING]
+    horde.following = [WAITING]
     events = adapter.generate(request())
     assert await anext(events) == Alive()
     assert isinstance(events, AsyncIterator)
