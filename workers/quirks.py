@@ -44,6 +44,8 @@ class Quirks:
     """Where a GET lists the models; empty where there is no such list."""
     models_complete: bool = False
     """Whether a model that is not in that list does not exist."""
+    pull: bool = False
+    """Whether a load may make a server of one's own fetch a model that it does not have."""
     key_check_path: str = ""
     """What a GET answers only for a valid key, where the list of models is open to everybody."""
     key_header: str = "Authorization"

@@ -125,6 +125,8 @@ class Wire(abc.ABC):
     mount: ClassVar[str] = "/v1"
     """The path of the base URL."""
     stream_type: ClassVar[str] = SSE
+    comment: ClassVar[bytes] = b": keep-alive\n\n"
+    """What a stream may hold to keep its connection open, which is no sign of life of a reply."""
     reasons: ClassVar[Mapping[str, FinishReason]]
     """Every word for an end that is documented → ours."""
     usual: ClassVar[Mapping[str, str]]

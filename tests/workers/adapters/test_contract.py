@@ -659,7 +659,7 @@ async def test_comments_are_no_life_and_an_interrupt_ends_them(served: Served) -
 
     async def comments(exchange: Exchange) -> None:
         await exchange.head(200, {"Content-Type": served.wire.stream_type}, chunked=True)
-        await exchange.send(b": keep-alive\n\n" * 3)
+        await exchange.send(served.wire.comment * 3)
         await settled()
         begun.set()
         await exchange.server.gate.wait()
