@@ -74,7 +74,10 @@ class Ollama(HttpChat):
     decoder = NDJSONDecoder
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
-        super().__init__(provider, dataclasses.replace(binding, base_url=_root(binding.base_url)))
+        super().__init__(
+            dataclasses.replace(provider, base_url=_root(provider.base_url)),
+            dataclasses.replace(binding, base_url=_root(binding.base_url)),
+        )
         self._given = Given()
         self._abilities: dict[str, Collection[str]] = {}
         """By model, where the server tells them, which it does from 0.30 on."""

@@ -101,11 +101,10 @@ class OllamaWire(Wire):
     def quiet(self) -> tuple[bytes, ...]:
         return (
             said(""),
-            b"\n",
             said("", thinking=""),
             said("", images=[]),
             line({"model": "fake-small", "created_at": CREATED, "message": {"role": "assistant"}}),
-            line({"a_field_of_tomorrow": 1, "done": False}),
+            said("", a_field_of_tomorrow=1),
         )
 
     def error(self, status: int, message: str) -> bytes:
