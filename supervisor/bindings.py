@@ -19,17 +19,30 @@ from supervisor.replies import WarningNote
 from workers import wire
 from workers.codes import Code
 
-__all__ = ["Binding", "Bindings", "BoundResult"]
+__all__ = ["Binding", "Bindings", "BoundResult", "Said"]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a client itself has said about a provider so far, in all its loads."""
+
+    api_key: str | None = field(default=None, repr=False)
+    base_url: str | None = None
+    options: Mapping[str, object] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What one client connection brought with its load of one provider."""
+    """What one client connection loads a provider with: what it said, and what the operator set besides."""
 
     id: int
     key: str | None = field(default=None, repr=False)
     base_url: str | None = None
-    options: Mapping[str, object] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict, repr=False)
+    said: Said = field(default_factory=Said, repr=False)
+    keep_alive_s: float | None = None
+    """How long an engine's worker stays after it was used last: infinity pins it, None leaves it to who is
+    connected."""
 
 
 @dataclass(frozen=True, slots=True)

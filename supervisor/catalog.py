@@ -1,104 +1,42 @@
 """venvs.toml as records: which providers there are, the wire each speaks and the environment it needs.
 
 A bad table is a CatalogError that names the table and the key; a good one can be trusted afterwards.
-HOME/venvs.local.toml adds an operator's own tables, or replaces single keys of ours; `{home}` in a quirk is
-that HOME.
+`[wire.ADAPTER]` is what holds for all providers of an adapter whose own table says nothing else.
+HOME/venvs.local.toml adds an operator's own tables, replaces single keys of ours, or switches on what is
+doubtful with `enabled = ["ID"]`; `{home}` in a quirk is that HOME.
 What the environments contain on disk is provision.py's; this file only reads.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import tomli
 
 from supervisor.errors import SettingsError
+from supervisor.providers import (
+    CONFIDENCES,
+    KINDS,
+    Catalog,
+    EnvSpec,
+    Provider,
+    Setting,
+    WireSpec,
+    marks_in,
+)
 
-__all__ = ["Catalog", "CatalogError", "EnvSpec", "Provider", "load_catalog"]
+__all__ = ["CatalogError", "load_catalog"]
 
-ID_PATTERN: Final = re.compile(r"\A[a-z][a-z0-9-]{0,31}\Z")
-ENGINE: Final = "engine"
-KINDS: Final = ("api", "local-server", ENGINE, "script")
-SUGGESTIONS: Final = 3
+ID_PATTERN: Final = re.compile(r"\A[a-z0-9][a-z0-9-]{0,31}\Z")
+MODULE_PATTERN: Final = re.compile(r"\A[a-z][a-z0-9_]{0,31}\Z")
 HOME_MARK: Final = "{home}"
 
 
 class CatalogError(SettingsError):
     """A table of venvs.toml that cannot be used."""
-
-
-@dataclass(frozen=True, slots=True)
-class EnvSpec:
-    """One dependency set: `[env.NAME]`, pinned in locks/NAME.txt."""
-
-    name: str
-    requirements: tuple[str, ...]
-    imports: tuple[str, ...]
-    """Modules that must import before the environment counts as made."""
-    heavy: bool = False
-    """Too large to be made by a `load`: only `install.py --llm NAME` makes it."""
-    python: str = ">=3.10"
-
-
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """One provider: `[provider.ID]`."""
-
-    id: str
-    name: str
-    kind: str
-    adapter: str
-    env: str
-    base_url: str | None = None
-    key: tuple[str, ...] = ()
-    """Environment variables that may hold the key, best first."""
-    key_required: bool = False
-    default_model: str | None = None
-    aliases: tuple[str, ...] = ()
-    quirks: Mapping[str, Any] = field(default_factory=dict)
-    source: str = ""
-    tried: str = "nobody yet"
-    """Who tried it live, and when."""
-
-    @property
-    def is_engine(self) -> bool:
-        """Whether the model itself runs in the worker."""
-        return self.kind == ENGINE
-
-    @property
-    def base_url_variable(self) -> str:
-        """The environment variable with which an operator overrides the base URL: `GROQ_BASE_URL`."""
-        return self.id.upper().replace("-", "_") + "_BASE_URL"
-
-
-class Catalog:
-    """All providers and dependency sets; immutable once made."""
-
-    def __init__(self, providers: Mapping[str, Provider], envs: Mapping[str, EnvSpec]) -> None:
-        self.providers: Final = dict(providers)
-        self.envs: Final = dict(envs)
-        self._names: Final = {alias: p.id for p in self.providers.values() for alias in (*p.aliases, p.id)}
-
-    def find(self, name: str) -> Provider | None:
-        """The provider of that id or alias, whatever its case; None if there is none."""
-        identifier = self._names.get(name) or self._names.get(name.strip().lower())
-        return self.providers[identifier] if identifier is not None else None
-
-    def nearest(self, name: str) -> list[str]:
-        """At most three provider ids that look like `name`, best first."""
-        matches = difflib.get_close_matches(
-            name.strip().lower()[:64], self._names, SUGGESTIONS * 2, cutoff=0.5
-        )
-        return list(dict.fromkeys(self._names[match] for match in matches))[:SUGGESTIONS]
-
-    def env_of(self, provider: Provider) -> EnvSpec:
-        """The dependency set that a provider's worker runs in."""
-        return self.envs[provider.env]
 
 
 def load_catalog(path: Path, local: Path | None = None) -> Catalog:
@@ -111,9 +49,17 @@ def load_catalog(path: Path, local: Path | None = None) -> Catalog:
     if local is not None:
         data = _in_home(_merged(data, _read(local)) if local.is_file() else data, str(local.parent))
     envs = {name: _env(name, table) for name, table in _tables(data, "env").items()}
-    providers = {name: _provider(name, table, envs) for name, table in _tables(data, "provider").items()}
-    _check_names(providers)
-    return Catalog(providers, envs)
+    wires = {name: _wire(name, table, envs) for name, table in _tables(data, "wire", MODULE_PATTERN).items()}
+    given = _tables(data, "provider")
+    doubtful = _tables(data, "doubtful")
+    for name in _strings("venvs.local.toml", data, "enabled"):
+        if name not in doubtful and name not in given:
+            raise CatalogError(f"enabled: there is no [doubtful.{name}] table")
+        given = {**given, name: _merged(doubtful.pop(name, {}), given.get(name, {}))}
+    providers = {name: _provider("provider", name, table, envs, wires) for name, table in given.items()}
+    others = {name: _provider("doubtful", name, table, envs, wires) for name, table in doubtful.items()}
+    _check_names({**others, **providers})
+    return Catalog(providers, envs, wires, others)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -149,13 +95,16 @@ def _filled(value: Any, home: str) -> Any:
     return value.replace(HOME_MARK, home) if isinstance(value, str) else value
 
 
-def _tables(data: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
+def _tables(
+    data: dict[str, Any], kind: str, names: re.Pattern[str] = ID_PATTERN
+) -> dict[str, dict[str, Any]]:
     tables = data.get(kind, {})
     if not isinstance(tables, dict):
         raise CatalogError(f"[{kind}] must be a table of tables")
     for name, table in tables.items():
-        if not ID_PATTERN.match(name):
-            raise CatalogError(f"[{kind}.{name}]: a name is a-z, 0-9 and -, at most 32 characters")
+        if not names.match(name):
+            joint = "-" if names is ID_PATTERN else "_"
+            raise CatalogError(f"[{kind}.{name}]: a name is a-z, 0-9 and {joint}, at most 32 characters")
         if not isinstance(table, dict):
             raise CatalogError(f"[{kind}.{name}] must be a table")
     return tables
@@ -173,26 +122,60 @@ def _env(name: str, table: dict[str, Any]) -> EnvSpec:
     )
 
 
-def _provider(name: str, table: dict[str, Any], envs: Mapping[str, EnvSpec]) -> Provider:
-    where = f"[provider.{name}]"
+def _wire(name: str, table: dict[str, Any], envs: Mapping[str, EnvSpec]) -> WireSpec:
+    where = f"[wire.{name}]"
+    _known(where, table, set(WireSpec.__dataclass_fields__))
+    env = _value(where, table, "env", str, None)
+    if env is not None and env not in envs:
+        raise CatalogError(f"{where}: env {env!r} has no [env.{env}] table")
+    return WireSpec(
+        env=env,
+        quirks=_value(where, table, "quirks", dict, {}),
+        proof=_value(where, table, "proof", str, ""),
+    )
+
+
+def _provider(
+    kind: str, name: str, table: dict[str, Any], envs: Mapping[str, EnvSpec], wires: Mapping[str, WireSpec]
+) -> Provider:
+    where = f"[{kind}.{name}]"
     _known(where, table, set(Provider.__dataclass_fields__) - {"id"})
+    adapter = _required(where, table, "adapter")
+    wire = wires.get(adapter, WireSpec())
     provider = Provider(
         id=name,
         name=_value(where, table, "name", str, name),
         kind=_value(where, table, "kind", str, "api"),
-        adapter=_required(where, table, "adapter"),
-        env=_required(where, table, "env"),
+        adapter=adapter,
+        env=_required(where, {"env": wire.env, **table}, "env"),
         base_url=_value(where, table, "base_url", str, None),
         key=_strings(where, table, "key"),
         key_required=_value(where, table, "key_required", bool, bool(table.get("key"))),
         default_model=_value(where, table, "default_model", str, None),
         aliases=_strings(where, table, "aliases"),
-        quirks=_value(where, table, "quirks", dict, {}),
+        quirks={**wire.quirks, **_value(where, table, "quirks", dict, {})},
+        settings=_settings(where, _value(where, table, "settings", dict, {})),
+        confidence=_value(where, table, "confidence", str, ""),
         source=_value(where, table, "source", str, ""),
+        proof=_value(where, table, "proof", str, ""),
         tried=_value(where, table, "tried", str, "nobody yet"),
     )
     _check(where, provider, envs)
     return provider
+
+
+def _settings(where: str, tables: dict[str, Any]) -> tuple[Setting, ...]:
+    result = []
+    for name, table in tables.items():
+        place = f"{where}: settings.{name}"
+        if not MODULE_PATTERN.match(name) or not isinstance(table, dict):
+            raise CatalogError(f"{place} must be a table, and its name a-z, 0-9 and _")
+        _known(place, table, set(Setting.__dataclass_fields__) - {"name"})
+        default = _value(place, table, "default", str, None)
+        required = _value(place, table, "required", bool, default is None)
+        secret = _value(place, table, "secret", bool, False)
+        result.append(Setting(name, _strings(place, table, "variables"), default, required, secret))
+    return tuple(result)
 
 
 def _check(where: str, provider: Provider, envs: Mapping[str, EnvSpec]) -> None:
@@ -200,13 +183,18 @@ def _check(where: str, provider: Provider, envs: Mapping[str, EnvSpec]) -> None:
         raise CatalogError(f"{where}: env {provider.env!r} has no [env.{provider.env}] table")
     if provider.kind not in KINDS:
         raise CatalogError(f"{where}: kind {provider.kind!r} is none of {', '.join(KINDS)}")
-    if not re.match(r"\A[a-z][a-z0-9_]*\Z", provider.adapter):
+    if not MODULE_PATTERN.match(provider.adapter):
         raise CatalogError(f"{where}: adapter {provider.adapter!r} is not a module name")
     if provider.base_url is not None and not re.match(
         r"\Ahttps?://[^\s/?#@]+(/[^\s?#]*)?\Z", provider.base_url
     ):
         # Without the value: somebody may have written a password or a key into it.
         raise CatalogError(f"{where}: base_url must be http:// or https://, without user, query and fragment")
+    if provider.confidence and provider.confidence not in CONFIDENCES:
+        raise CatalogError(f"{where}: confidence is none of {', '.join(CONFIDENCES)}")
+    for mark in marks_in(provider.base_url or ""):
+        if mark not in (setting.name for setting in provider.settings):
+            raise CatalogError(f"{where}: base_url names {{{mark}}}, which has no settings.{mark}")
     if provider.key_required and not provider.key:
         raise CatalogError(f"{where}: key_required, but no variable is named in key")
 

@@ -199,6 +199,9 @@ class Client:
             number = next(self._numbers)
             binding = binding_for(provider, command.request, self._settings, number=number, before=before)
             register_secret(binding.key)
+            for setting in provider.settings:
+                if setting.secret:
+                    register_secret(str(binding.options.get(setting.name) or "") or None)
             options = LoadOptions(
                 verify=command.request.verify is not False,
                 preload_model=command.request.preload_model_id or None,

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from supervisor.catalog import Provider
 from supervisor.errors import Failure
 from supervisor.jobs import Job
 from supervisor.messages import Load
+from supervisor.providers import Provider
 from supervisor.replies import Reply, WarningNote
 
 __all__ = [

@@ -1,25 +1,31 @@
-"""Which key and which base URL a load uses: the message first, then what the operator set. No I/O.
+"""Which key, base URL and settings a load uses: the message first, then what the operator set. No I/O.
 
 A client's own base URL is a way to make this process call any host, so only loopback and the hosts that the
-operator listed are accepted.
+operator listed are accepted; and a client that names a part of the host brings its own key, so that nobody
+can have the operator's key sent elsewhere. Secrets of two people are never mixed.
 """
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
 from supervisor.access import LOOPBACK_NAMES
-from supervisor.bindings import Binding
-from supervisor.catalog import Provider
+from supervisor.bindings import Binding, Said
 from supervisor.config import Settings
 from supervisor.errors import ClientError
 from supervisor.messages import Load
+from supervisor.providers import Provider, marks_in
 from workers.codes import Code
 
 __all__ = ["binding_for"]
 
 URL_MAX_CHARS: Final = 2_000
+_HOST_PART: Final = re.compile(r"\A[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
+_PATH_PART: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
 
 def binding_for(
@@ -30,17 +36,85 @@ def binding_for(
     Raises:
         ClientError: the key is missing, or the base URL is missing or not allowed.
     """
-    given = (load.api_key or "").strip() or None  # pasted keys end in line breaks
-    key = given or (before.key if before is not None else None) or _operator_key(provider, settings)
+    said = _said(load, before.said if before is not None else Said())
+    key = said.api_key or _operator_key(provider, settings)
     if key is None and provider.key_required:
         raise ClientError(
             f"{provider.name} needs a key: send api_key in load, or set {' or '.join(provider.key)} in the "
             f"environment, in {settings.home.dotenv} or in {settings.checkout / '.env'}.",
             code=Code.AUTHORIZATION,
         )
-    options = load.options if load.options is not None else dict(before.options) if before is not None else {}
-    base_url = _base_url(provider, load, settings, before)
-    return Binding(number if before is None else before.id, key, base_url, options)
+    own_key = said.api_key is not None or any(
+        s.secret and said.options.get(s.name) for s in provider.settings
+    )
+    options = {**_operator_settings(provider, settings, own_key=own_key), **said.options}
+    _check_settings(provider, options)
+    base_url = _base_url(provider, said, settings)
+    if base_url is not None and marks_in(base_url):
+        if not own_key:
+            _check_host_is_the_operators(base_url, said.options)
+        base_url = _filled(base_url, options)
+    keep_alive_s = _keep_alive_s(options) if provider.is_engine else None
+    return Binding(number if before is None else before.id, key, base_url, options, said, keep_alive_s)
+
+
+def _keep_alive_s(options: Mapping[str, object]) -> float | None:
+    """Seconds, as Ollama's option of that name: -1 is for ever."""
+    value = options.get("keep_alive")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ClientError("the option keep_alive must be a number of seconds, or -1 for ever.")
+    return float(value) if value >= 0 else math.inf
+
+
+def _said(load: Load, before: Said) -> Said:
+    """What a load says, over what earlier ones said."""
+    key = (load.api_key or "").strip()  # pasted keys end in line breaks
+    options = before.options if load.options is None else load.options
+    return Said(key or before.api_key, load.base_url or before.base_url, options)
+
+
+def _operator_settings(provider: Provider, settings: Settings, *, own_key: bool) -> dict[str, object]:
+    """What a client need not say; the operator's secrets stay away from a client's own key."""
+    result: dict[str, object] = {}
+    for setting in provider.settings:
+        if setting.secret and own_key:
+            continue
+        values = (settings.variables.get(name) for name in setting.variables)
+        value = next((value for value in values if value is not None), setting.default)
+        if value is not None:
+            result[setting.name] = value
+    return result
+
+
+def _check_settings(provider: Provider, options: Mapping[str, object]) -> None:
+    for setting in provider.settings:
+        if setting.required and not options.get(setting.name):
+            variables = f", or set {' or '.join(setting.variables)}" if setting.variables else ""
+            raise ClientError(
+                f"{provider.name} needs the {setting.name}: send it in the options of load{variables}."
+            )
+
+
+def _check_host_is_the_operators(base_url: str, chosen: Mapping[str, object]) -> None:
+    for mark in marks_in(urlsplit(base_url).netloc):
+        if mark in chosen:
+            raise ClientError(
+                f"the option {mark} chooses the host that a key is sent to: send your own api_key with it.",
+                code=Code.AUTHORIZATION,
+            )
+
+
+def _filled(base_url: str, options: Mapping[str, object]) -> str:
+    """The base URL with its settings; none of them can lead to another place than the table means."""
+    host = marks_in(urlsplit(base_url).netloc)
+    for mark in marks_in(base_url):
+        value = str(options.get(mark, ""))
+        if not (_HOST_PART if mark in host else _PATH_PART).match(value):
+            raise ClientError(f"the option {mark} must be letters, digits and hyphens.")
+        base_url = base_url.replace(f"{{{mark}}}", value)
+    return base_url
 
 
 def _operator_key(provider: Provider, settings: Settings) -> str | None:
@@ -51,11 +125,9 @@ def _operator_key(provider: Provider, settings: Settings) -> str | None:
     return None
 
 
-def _base_url(provider: Provider, load: Load, settings: Settings, before: Binding | None) -> str | None:
-    if load.base_url:
-        return _allowed(load.base_url, settings)
-    if before is not None:
-        return before.base_url
+def _base_url(provider: Provider, said: Said, settings: Settings) -> str | None:
+    if said.base_url:
+        return _allowed(said.base_url, settings)
     by_operator = settings.base_urls.get(provider.id) or settings.variables.get(provider.base_url_variable)
     url = by_operator or provider.base_url
     if url is None and provider.kind in ("api", "local-server"):

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from supervisor import environments
-from supervisor.catalog import Provider
 from supervisor.config import dotenv_lines
 from supervisor.doctor import Finding, Grade
 from supervisor.probes import Place, catalog_of, command, dotenv_text, missing
+from supervisor.providers import Provider
 
 __all__ = ["keys"]
 

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Final
 
 from supervisor import environments
-from supervisor.catalog import Catalog, CatalogError, EnvSpec, Provider, load_catalog
+from supervisor.catalog import CatalogError, load_catalog
 from supervisor.config import PREFIX, Settings, dotenv_lines, load_settings, unknown_settings
 from supervisor.doctor import Finding, Grade
 from supervisor.environments import directory_size, environment_key, lock_digest, read_marker
 from supervisor.errors import SettingsError
 from supervisor.home import Home, default_root
+from supervisor.providers import Catalog, EnvSpec, Provider
 from supervisor.spawn import STAY_VARIABLE, path_limit
 from supervisor.terminal import size_text
 

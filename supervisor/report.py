@@ -22,12 +22,12 @@ from typing import Any, Final, TypeAlias
 
 import tomli
 
-from supervisor.catalog import Provider
 from supervisor.config import WORDS, Settings, dotenv_lines
 from supervisor.doctor import closing_line, examine, shown
 from supervisor.environments import read_marker
 from supervisor.errors import SettingsError
 from supervisor.probes import Place, catalog_of, dotenv_text, settings_of
+from supervisor.providers import Provider
 from supervisor.redaction import Redactor, secret_name, secrets_in
 from supervisor.spawn import system_words
 from supervisor.terminal import size_text
@@ -285,7 +285,7 @@ def redactor_of(place: Place, *, to_send: bool = True) -> Redactor:
 def _from_variables(place: Place) -> Iterator[str]:
     """Of the environment: keys by the catalogue's names and by their looks, and passwords in URLs."""
     catalog = catalog_of(place)
-    names = {name for p in catalog.providers.values() for name in p.key}
+    names = {name for p in catalog.providers.values() for name in p.secret_variables}
     for name, value in place.environ.items():
         if "://" in value:
             yield from secrets_in(value)

@@ -23,7 +23,6 @@ from typing import Any, Final
 
 from msgspec import UNSET, Raw
 
-from supervisor.catalog import Catalog, Provider
 from supervisor.commands import (
     AskProviders,
     AskStatus,
@@ -55,6 +54,7 @@ from supervisor.messages import (
     Unreadable,
     request_id,
 )
+from supervisor.providers import Catalog, Provider
 from supervisor.replies import (
     ChunkEncoder,
     CloseAck,

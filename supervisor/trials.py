@@ -22,13 +22,13 @@ from websockets.sync.client import connect
 
 from supervisor import key_probes, probes
 from supervisor.bootstrap import SUPERVISOR_IMPORTS
-from supervisor.catalog import Provider
 from supervisor.config import DEFAULT_HOSTS, DEFAULT_PORT, Settings
 from supervisor.doctor import Finding, Grade, Probe
 from supervisor.environments import Environment, environment_key, find, read_marker
 from supervisor.errors import OperatorError, WorkerError
 from supervisor.installers import clean_environment
 from supervisor.probes import Place, catalog_of, command, settings_of
+from supervisor.providers import Provider
 from supervisor.spawn import listener_on, run_child, worker_environment
 from supervisor.terminal import size_text
 from supervisor.version import VERSION

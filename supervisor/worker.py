@@ -22,11 +22,11 @@ from typing import Any, Final, TypeVar, cast
 
 from supervisor import spawn
 from supervisor.bindings import Bindings
-from supervisor.catalog import Provider
 from supervisor.errors import BootError, Failure, WorkerError
 from supervisor.heartbeat import HeartbeatLimits
 from supervisor.inflight import Requests, code_of
 from supervisor.lastwords import LastWords
+from supervisor.providers import Provider
 from supervisor.stopping import Stopping, within
 from supervisor.watch import Watch, WatchLimits
 from workers import wire

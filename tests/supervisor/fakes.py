@@ -19,7 +19,6 @@ import psutil
 
 from supervisor.access import Access
 from supervisor.bindings import Binding, BoundResult
-from supervisor.catalog import Provider
 from supervisor.commands import Outcome
 from supervisor.config import Settings, Variables
 from supervisor.errors import Failure, ModuleError, WorkerError
@@ -27,6 +26,7 @@ from supervisor.home import Home
 from supervisor.inflight import Sink
 from supervisor.jobs import Job
 from supervisor.pages import Answer, Question
+from supervisor.providers import Provider
 from supervisor.replies import WarningNote
 from supervisor.server import Connection, Server, ServerLimits
 from supervisor.worker import Death, Worker, WorkerState
@@ -237,18 +237,22 @@ class _FakeRequests:
         self.open: dict[int, tuple[int, Job, Sink]] = {}
         self.credits: list[tuple[int, int]] = []
         self.finished = 0
+        self.last_used = asyncio.get_running_loop().time()
 
     def __len__(self) -> int:
         return len(self.open)
 
     def start(self, number: int, binding: int, job: Job, sink: Sink, *, accepted: float) -> None:
+        self.last_used = asyncio.get_running_loop().time()
         self.open[number] = (binding, job, sink)
 
     def finish(self, number: int) -> None:
+        self.last_used = asyncio.get_running_loop().time()
         self.open.pop(number)[2].ended(number, Outcome())
 
     def end(self, number: int, failure: Failure) -> None:
         if number in self.open:
+            self.last_used = asyncio.get_running_loop().time()
             self.open.pop(number)[2].ended(number, Outcome(failure))
 
     def end_all(self, failure: Failure) -> None:

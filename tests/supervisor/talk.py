@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from supervisor.catalog import Catalog, EnvSpec, Provider
 from supervisor.commands import LoadResult, Outcome, Output, StartGeneration, StartLoad
 from supervisor.errors import Failure
 from supervisor.jobs import Limits
 from supervisor.messages import parse
+from supervisor.providers import Catalog, EnvSpec, Provider
 from supervisor.replies import encode
 from supervisor.session import Session
 from workers.codes import Code

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from supervisor.bindings import Binding
-from supervisor.catalog import Catalog, EnvSpec, Provider
 from supervisor.client import CREDIT_STEP_CHARS, Client
 from supervisor.commands import LoadResult, Outcome
 from supervisor.config import Settings
@@ -21,6 +20,7 @@ from supervisor.inflight import Sink
 from supervisor.jobs import Job
 from supervisor.logs import scrub
 from supervisor.pool import LoadOptions, Pool, ReportProgress
+from supervisor.providers import Catalog, EnvSpec, Provider
 from supervisor.session import Session
 from tests.supervisor.fakes import PROVIDER, make_settings, soon
 from workers.codes import Code

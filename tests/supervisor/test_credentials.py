@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from supervisor.bindings import Binding
-from supervisor.catalog import Provider
+from supervisor.bindings import Binding, Said
 from supervisor.config import Settings, load_settings
 from supervisor.credentials import binding_for
 from supervisor.errors import ClientError
 from supervisor.messages import Load
+from supervisor.providers import Provider, Setting
 from tests.supervisor.fakes import make_settings
 from workers.codes import Code
 
@@ -36,6 +37,11 @@ def bind(
     return binding_for(provider, Load(**load), settings, number=9, before=before)
 
 
+def earlier(**said: Any) -> Binding:
+    """What this connection loaded the provider with before."""
+    return Binding(3, said=Said(**said))
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return make_settings(tmp_path, variables={"GROQ_API_KEY": "of-the-operator"})
@@ -45,7 +51,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def test_the_messages_key_wins(settings: Settings) -> None:
-    binding = bind(settings, before=Binding(3, "earlier"), api_key="of-the-message")
+    binding = bind(settings, before=earlier(api_key="earlier"), api_key="of-the-message")
     assert (binding.id, binding.key) == (3, "of-the-message")
 
 
@@ -54,7 +60,7 @@ def test_a_pasted_key_loses_its_white_space(settings: Settings) -> None:
 
 
 def test_what_this_connection_brought_earlier_wins_over_the_operators(settings: Settings) -> None:
-    assert bind(settings, before=Binding(3, "earlier")).key == "earlier"
+    assert bind(settings, before=earlier(api_key="earlier")).key == "earlier"
 
 
 def test_without_either_the_operators_key_is_used(settings: Settings) -> None:
@@ -111,7 +117,7 @@ def test_a_provider_that_needs_no_key_gets_none(tmp_path: Path) -> None:
 
 
 def test_options_stay_until_new_ones_are_given(settings: Settings) -> None:
-    before = Binding(3, "k", None, {"region": "eu"})
+    before = earlier(api_key="k", options={"region": "eu"})
     assert bind(settings, before=before).options == {"region": "eu"}
     assert bind(settings, before=before, options={}).options == {}
     assert bind(settings).options == {}
@@ -201,7 +207,7 @@ def test_the_clients_url_wins_then_its_earlier_one_then_the_operators(tmp_path: 
     settings = make_settings(
         tmp_path, variables={"GROQ_API_KEY": "k"}, base_urls={"groq": "https://op.example"}
     )
-    before = Binding(3, "k", "http://127.0.0.1:1")
+    before = earlier(api_key="k", base_url="http://127.0.0.1:1")
     assert bind(settings, before=before, base_url="http://127.0.0.1:2").base_url == "http://127.0.0.1:2"
     assert bind(settings, before=before).base_url == "http://127.0.0.1:1"
     assert bind(settings).base_url == "https://op.example"
@@ -229,3 +235,130 @@ def test_a_provider_without_any_url_says_how_to_give_one(tmp_path: Path) -> None
 def test_a_script_needs_no_url(tmp_path: Path) -> None:
     demo = Provider("demo", "Demo", "script", "scripted", "base")
     assert bind(make_settings(tmp_path), demo).base_url is None
+
+
+# ---- settings
+
+CLOUD = Provider(
+    "cloud",
+    "Cloud",
+    "api",
+    "openai_chat",
+    "http",
+    base_url="https://{region}.cloud.example/accounts/{account}/v1",
+    key=("CLOUD_KEY",),
+    key_required=True,
+    settings=(
+        Setting("region", ("CLOUD_REGION",), default="eu-1", required=False),
+        Setting("account", ("CLOUD_ACCOUNT", "CLOUD_ACCOUNT_ID")),
+    ),
+)
+SIGNED = Provider(
+    "signed",
+    "Signed",
+    "api",
+    "signed",
+    "http",
+    base_url="https://signed.example",
+    settings=(
+        Setting("access_key_id", ("SIGNED_ID",), required=False, secret=True),
+        Setting("secret_access_key", ("SIGNED_SECRET",), required=False, secret=True),
+        Setting("region", ("SIGNED_REGION",), default="us-1", required=False),
+    ),
+)
+
+
+def cloud(tmp_path: Path, **variables: str) -> Settings:
+    """Settings of an operator who has a key for the cloud, and those variables."""
+    return make_settings(tmp_path, variables={"CLOUD_KEY": "of-the-operator", **variables})
+
+
+def test_a_setting_is_in_the_address_and_in_the_options(tmp_path: Path) -> None:
+    binding = bind(cloud(tmp_path, CLOUD_ACCOUNT_ID="acc-7"), CLOUD)
+    assert binding.base_url == "https://eu-1.cloud.example/accounts/acc-7/v1"
+    assert binding.options == {"region": "eu-1", "account": "acc-7"}
+
+
+def test_the_loads_option_wins_over_the_operators_variable(tmp_path: Path) -> None:
+    settings = cloud(tmp_path, CLOUD_ACCOUNT="acc-7", CLOUD_REGION="us-2")
+    binding = bind(settings, CLOUD, options={"account": "acc-8"})
+    assert binding.base_url == "https://us-2.cloud.example/accounts/acc-8/v1"
+
+
+def test_a_missing_setting_names_the_option_and_the_variables(tmp_path: Path) -> None:
+    with pytest.raises(ClientError) as caught:
+        bind(cloud(tmp_path), CLOUD)
+    assert caught.value.code is Code.INVALID_REQUEST
+    assert "account" in caught.value.message
+    assert "CLOUD_ACCOUNT or CLOUD_ACCOUNT_ID" in caught.value.message
+
+
+def test_who_chooses_the_host_brings_the_key(tmp_path: Path) -> None:
+    settings = cloud(tmp_path, CLOUD_ACCOUNT="acc-7")
+    with pytest.raises(ClientError) as caught:
+        bind(settings, CLOUD, options={"region": "elsewhere"})
+    assert caught.value.code is Code.AUTHORIZATION
+    own = bind(settings, CLOUD, options={"region": "elsewhere"}, api_key="own")
+    assert own.base_url == "https://elsewhere.cloud.example/accounts/acc-7/v1"
+
+
+def test_what_was_said_earlier_chooses_the_host_only_with_the_key_said_earlier(tmp_path: Path) -> None:
+    settings = cloud(tmp_path, CLOUD_ACCOUNT="acc-7")
+    own = bind(settings, CLOUD, options={"region": "elsewhere"}, api_key="own")
+    assert bind(settings, CLOUD, before=own).base_url == own.base_url
+    moved = bind(settings, CLOUD, before=own, options={"region": "third"})
+    assert (moved.base_url, moved.key) == ("https://third.cloud.example/accounts/acc-7/v1", "own")
+    with pytest.raises(ClientError):
+        bind(settings, CLOUD, before=bind(settings, CLOUD), options={"region": "elsewhere"})
+
+
+@pytest.mark.parametrize(
+    "value", ["evil.example/", "a.b", "a@b", "a:1", "-a", "a-", "", "\u00e9", "a b", "a?b", "x" * 64]
+)
+def test_a_part_of_a_host_is_one_plain_word(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ClientError):
+        bind(cloud(tmp_path), CLOUD, options={"region": value, "account": "a"}, api_key="own")
+
+
+@pytest.mark.parametrize("value", ["..", ".", "a/b", "a?b", "a#b", "%2e", "a b", [], {"a": 1}, "x" * 200])
+def test_a_part_of_a_path_stays_one_part(tmp_path: Path, value: object) -> None:
+    with pytest.raises(ClientError):
+        bind(cloud(tmp_path), CLOUD, options={"account": value})
+
+
+def test_secrets_of_two_people_are_never_mixed(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, variables={"SIGNED_ID": "AKID", "SIGNED_SECRET": "s3cret"})
+    assert bind(settings, SIGNED).options["secret_access_key"] == "s3cret"
+    half = bind(settings, SIGNED, options={"access_key_id": "MINE"})
+    assert half.options == {"access_key_id": "MINE", "region": "us-1"}
+    bearer = bind(settings, SIGNED, api_key="bearer")
+    assert (bearer.key, bearer.options) == ("bearer", {"region": "us-1"})
+
+
+def test_no_secret_is_in_what_a_binding_shows(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, variables={"SIGNED_ID": "AKID", "SIGNED_SECRET": "s3cret"})
+    binding = bind(settings, SIGNED, options={"region": "r"}, api_key="own-key")
+    assert not any(word in repr(binding) for word in ("s3cret", "AKID", "own-key"))
+
+
+# ---- keep_alive
+
+ENGINE = Provider("engine", "Engine", "engine", "llama_cpp", "llama-cpp")
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, None), (0, 0.0), (30, 30.0), (1.5, 1.5), (-1, math.inf)])
+def test_an_engine_is_kept_for_as_long_as_the_load_says(
+    settings: Settings, given: float | None, kept: float | None
+) -> None:
+    assert bind(settings, ENGINE, options={"keep_alive": given}).keep_alive_s == kept
+
+
+@pytest.mark.parametrize("given", ["5m", True, [], {}])
+def test_a_keep_alive_that_is_no_number_is_told(settings: Settings, given: object) -> None:
+    with pytest.raises(ClientError, match="keep_alive"):
+        bind(settings, ENGINE, options={"keep_alive": given})
+
+
+def test_a_keep_alive_of_another_program_is_not_ours_to_read(settings: Settings) -> None:
+    binding = bind(settings, LOCAL, options={"keep_alive": "5m"}, base_url="http://127.0.0.1:1")
+    assert (binding.keep_alive_s, binding.options) == (None, {"keep_alive": "5m"})

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from supervisor.catalog import Provider
 from supervisor.heartbeat import Condition, HeartbeatLimits
+from supervisor.providers import Provider
 from supervisor.watch import Watch, WatchLimits
 from supervisor.worker import WorkerLimits
 from tests.supervisor.fakes import WAIT_S, soon

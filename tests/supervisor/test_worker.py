@@ -16,9 +16,9 @@ import supervisor.stopping as stopping_module
 import supervisor.worker as worker_module
 from supervisor import spawn
 from supervisor.bindings import Binding, BoundResult
-from supervisor.catalog import Provider
 from supervisor.errors import Failure, ProviderError, WorkerError
 from supervisor.logs import register_secret
+from supervisor.providers import Provider
 from supervisor.spawn import watch_process, worker_environment
 from supervisor.worker import Death, Worker, WorkerLimits, WorkerState
 from tests.supervisor.fakes import PROVIDER, START_WAIT_S, FakeSink, ignore_progress, kill, make_job, soon

@@ -1,0 +1,147 @@
+"""The registry as records: what a provider, a wire and a dependency set are. catalog.py reads them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+__all__ = ["CONFIDENCES", "KINDS", "Catalog", "EnvSpec", "Provider", "Setting", "WireSpec", "marks_in"]
+
+ENGINE: Final = "engine"
+KINDS: Final = ("api", "local-server", ENGINE, "script")
+CONFIDENCES: Final = ("certain", "likely", "doubtful")
+"""How well a provider's address and key are known: by two sources that do not depend on each other, or by its
+own documents or answer; by one source; or sources disagree. docs/providers.md."""
+SUGGESTIONS: Final = 3
+_MARK: Final = re.compile(r"\{([a-z_]+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class EnvSpec:
+    """One dependency set: `[env.NAME]`, pinned in locks/NAME.txt."""
+
+    name: str
+    requirements: tuple[str, ...]
+    imports: tuple[str, ...]
+    """Modules that must import before the environment counts as made."""
+    heavy: bool = False
+    """Too large to be made by a `load`: only `install.py --llm NAME` makes it."""
+    python: str = ">=3.10"
+
+
+@dataclass(frozen=True, slots=True)
+class WireSpec:
+    """What holds for all providers of one adapter: `[wire.ADAPTER]`."""
+
+    env: str | None = None
+    quirks: Mapping[str, Any] = field(default_factory=dict)
+    proof: str = ""
+    """What of somebody else's the adapter was held against."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a provider needs besides a key: a region, an account. In `options` of a load, or in a variable."""
+
+    name: str
+    variables: tuple[str, ...] = ()
+    """Environment variables that may hold it, best first."""
+    default: str | None = None
+    required: bool = True
+    secret: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One provider: `[provider.ID]`."""
+
+    id: str
+    name: str
+    kind: str
+    adapter: str
+    env: str
+    base_url: str | None = None
+    key: tuple[str, ...] = ()
+    """Environment variables that may hold the key, best first."""
+    key_required: bool = False
+    default_model: str | None = None
+    aliases: tuple[str, ...] = ()
+    quirks: Mapping[str, Any] = field(default_factory=dict)
+    settings: tuple[Setting, ...] = ()
+    confidence: str = ""
+    """One of CONFIDENCES; empty for an operator's own table."""
+    source: str = ""
+    """Where the knowledge in its table comes from."""
+    proof: str = ""
+    """What it was held against, besides what holds for its wire."""
+    tried: str = "nobody yet"
+    """Who tried it live, and when."""
+
+    @property
+    def is_engine(self) -> bool:
+        """Whether the model itself runs in the worker."""
+        return self.kind == ENGINE
+
+    @property
+    def base_url_variable(self) -> str:
+        """The environment variable with which an operator overrides the base URL: `GROQ_BASE_URL`."""
+        return self.id.upper().replace("-", "_") + "_BASE_URL"
+
+    @property
+    def secret_variables(self) -> tuple[str, ...]:
+        """The environment variables whose values nobody may see."""
+        secrets = (setting for setting in self.settings if setting.secret)
+        return (*self.key, *(variable for setting in secrets for variable in setting.variables))
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Every environment variable that an operator may set for it."""
+        of_settings = (variable for setting in self.settings for variable in setting.variables)
+        return (*self.key, *of_settings, self.base_url_variable)
+
+
+class Catalog:
+    """All providers and dependency sets; immutable once made."""
+
+    def __init__(
+        self,
+        providers: Mapping[str, Provider],
+        envs: Mapping[str, EnvSpec],
+        wires: Mapping[str, WireSpec] | None = None,
+        doubtful: Mapping[str, Provider] | None = None,
+    ) -> None:
+        self.providers: Final = dict(providers)
+        self.envs: Final = dict(envs)
+        self.wires: Final = dict(wires or {})
+        self.doubtful: Final = dict(doubtful or {})
+        """Those that are known too badly to be offered; `enabled` in venvs.local.toml switches one on."""
+        self._names: Final = {alias: p.id for p in self.providers.values() for alias in (*p.aliases, p.id)}
+
+    def find(self, name: str) -> Provider | None:
+        """The provider of that id or alias, whatever its case; None if there is none."""
+        identifier = self._names.get(name) or self._names.get(name.strip().lower())
+        return self.providers[identifier] if identifier is not None else None
+
+    def nearest(self, name: str) -> list[str]:
+        """At most three provider ids that look like `name`, best first."""
+        matches = difflib.get_close_matches(
+            name.strip().lower()[:64], self._names, SUGGESTIONS * 2, cutoff=0.5
+        )
+        return list(dict.fromkeys(self._names[match] for match in matches))[:SUGGESTIONS]
+
+    def env_of(self, provider: Provider) -> EnvSpec:
+        """The dependency set that a provider's worker runs in."""
+        return self.envs[provider.env]
+
+    def proof_of(self, provider: Provider) -> str:
+        """What of somebody else's a provider's requests and answers were held against; may be empty."""
+        wire = self.wires.get(provider.adapter, WireSpec())
+        return "; ".join(filter(None, (provider.proof, wire.proof)))
+
+
+def marks_in(text: str) -> tuple[str, ...]:
+    """The settings that a base URL or a path leaves open, `{region}` → `region`, in order."""
+    return tuple(dict.fromkeys(_MARK.findall(text)))
