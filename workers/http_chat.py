@@ -14,7 +14,7 @@ import contextlib
 import difflib
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from typing import Any, ClassVar, Final, Protocol
 from urllib.parse import quote
 
@@ -189,7 +189,7 @@ class HttpChat(Adapter, abc.ABC):
             raise
         return Loaded(models=self._models, warnings=warnings, connect_ms=connect_ms)
 
-    async def generate(self, request: Request) -> AsyncIterator[Event]:
+    async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
         """The reply as it arrives. Cancelling or closing it closes the connection."""
         deadline = asyncio.get_running_loop().time() + request.timeout_s
         retries = 0
@@ -216,8 +216,9 @@ class HttpChat(Adapter, abc.ABC):
 
     # ---- load
 
-    def _made(self) -> Upstream:
-        base_url = self.binding.base_url or self.provider.base_url
+    def _made(self, base_url: str | None = None) -> Upstream:
+        """Connections that carry the key, to the provider unless another address of its is given."""
+        base_url = base_url or self.binding.base_url or self.provider.base_url
         if not base_url:
             raise AdapterError(
                 Code.INVALID_REQUEST, f"{self.provider.name} has no address of its own: give base_url in load"
@@ -287,11 +288,10 @@ class HttpChat(Adapter, abc.ABC):
         self, request: Request, body: Body, deadline: float, retries: int
     ) -> AsyncGenerator[Event, None]:
         """The events of one request."""
-        if self._upstream is None:
-            raise AdapterError(Code.NOT_LOADED, f"{self.provider.name} is not loaded")
-        answer = self.reader(self._upstream.who, request)
+        upstream = self.opened()
+        answer = self.reader(upstream.who, request)
         path, data = self.path(request, body), body.encoded()
-        async with self._upstream.post(
+        async with upstream.post(
             path,
             data,
             deadline=deadline,
@@ -301,19 +301,39 @@ class HttpChat(Adapter, abc.ABC):
         ) as reply:
             if body.warnings or retries + reply.retries:
                 yield Begun(body.warnings, retries + reply.retries)
-            if _is_json(reply):
-                whole = await reply.read()
-                for event in answer.whole(whole.removeprefix(codecs.BOM_UTF8)):
+            async with contextlib.aclosing(self.read(reply, answer)) as events:
+                async for event in events:
                     yield event
-            else:
-                self._check_type(reply)
-                async with contextlib.aclosing(self._streamed(reply, answer)) as stream:
-                    async for event in stream:
-                        yield event
             finish = answer.finish(retries=retries + reply.retries, warnings=body.warnings)
             if not answer.endless:
                 await reply.drain()  # before Finish: nobody asks for more after it
             yield finish
+
+    def opened(self) -> Upstream:
+        """The connections of a loaded binding.
+
+        Raises:
+            AdapterError: NOT_LOADED, there are none.
+        """
+        if self._upstream is None:
+            raise AdapterError(Code.NOT_LOADED, f"{self.provider.name} is not loaded")
+        return self._upstream
+
+    async def read(self, reply: Reply, answer: Answer) -> AsyncGenerator[Event, None]:
+        """The events of an answer that is complete, whole or streamed.
+
+        Raises:
+            AdapterError: it is an error, or not complete, or not of this wire.
+        """
+        if _is_json(reply):
+            whole = await reply.read()
+            for event in answer.whole(whole.removeprefix(codecs.BOM_UTF8)):
+                yield event
+        else:
+            self._check_type(reply)
+            async with contextlib.aclosing(self._streamed(reply, answer)) as stream:
+                async for event in stream:
+                    yield event
 
     async def _streamed(self, reply: Reply, answer: Answer) -> AsyncGenerator[Event, None]:
         """The events of a stream up to its end; it returns only when the answer is complete."""

@@ -172,6 +172,7 @@ class Upstream:
             trust_env=False,  # it would read ~/.netrc as well, and send what it finds there
             read_bufsize=READ_BYTES,
         )
+        self._session._retry_connection = False  # it would repeat a GET by itself, and tell nobody
 
     async def close(self) -> None:
         """Closes all connections; may be called twice."""
@@ -234,13 +235,15 @@ class Upstream:
         """
         return self._answered("POST", path, body, deadline, model, retries, headers)
 
-    def get(self, path: str, *, deadline: float, retries: int = 1) -> AbstractAsyncContextManager[Reply]:
+    def get(
+        self, path: str, *, deadline: float, retries: int = 1, headers: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[Reply]:
         """As `post`, for an answer that is only asked for.
 
         Raises:
             AdapterError: whatever the network or the provider did.
         """
-        return self._answered("GET", path, None, deadline, "", retries, None)
+        return self._answered("GET", path, None, deadline, "", retries, headers)
 
     @contextlib.asynccontextmanager
     async def _answered(
@@ -288,8 +291,9 @@ class Upstream:
         if body is not None:
             extra["data"] = io.BytesIO(body) if len(body) > LARGE_BODY_BYTES else body
             extra["headers"] = {"Content-Type": "application/json", **(headers or {})}
-        elif headers:
+        else:
             extra["headers"] = headers
+            extra["skip_auto_headers"] = ("Content-Type",)  # of nothing
         try:
             response = await self._session.request(
                 method,

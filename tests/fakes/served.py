@@ -89,7 +89,7 @@ class Served:
     def start(self, text: str = "Hello", **changes: Any) -> int:
         """Starts a generation; returns its id."""
         self._started += 1
-        self._rig.generate(self._started, text, **{"model": "fake-small", **changes})
+        self._rig.generate(self._started, text, **{"model": self.wire.names[0], **changes})
         return self._started
 
     async def ask(self, text: str = "Hello", **changes: Any) -> Outcome:
@@ -132,7 +132,8 @@ class Served:
 
     def check(self) -> None:
         """The key was in the headers alone of what the server received."""
-        for received in (*self.server.requests, *self.server.lists):
+        seen = self.server
+        for received in (*seen.requests, *seen.lists, *seen.follows, *seen.cancels):
             assert not _shows_key(received.path)
             assert not _shows_key(received.raw.decode("utf-8", "replace"))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import enum
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,19 @@ from typing import Any, ClassVar, Final
 from workers.adapter import Adapter, FinishReason, Usage
 from workers.codes import Code
 
-__all__ = ["JSON", "MODELS", "SSE", "Asked", "Behaviour", "Received", "Refused", "Turn", "Wire", "event"]
+__all__ = [
+    "JSON",
+    "MODELS",
+    "SSE",
+    "Asked",
+    "Behaviour",
+    "Part",
+    "Received",
+    "Refused",
+    "Turn",
+    "Wire",
+    "event",
+]
 
 JSON: Final = "application/json"
 SSE: Final = "text/event-stream"
@@ -114,6 +127,17 @@ class Refused:
     code: Code
 
 
+class Part(enum.Enum):
+    """What a request is to a server; most wires have generations and lists alone."""
+
+    GENERATION = enum.auto()
+    LIST = enum.auto()
+    FOLLOW = enum.auto()
+    """It asks for the answer to a generation that another request began."""
+    CANCEL = enum.auto()
+    """It ends such a generation."""
+
+
 class Wire(abc.ABC):
     """One wire; a subclass says what follows, and nothing about how a server works."""
 
@@ -122,6 +146,10 @@ class Wire(abc.ABC):
     adapter: ClassVar[type[Adapter]]
     quirks: ClassVar[Mapping[str, Any]] = {}
     """A provider of this wire that takes stop strings and whose list of models is complete."""
+    names: ClassVar[tuple[str, str]] = MODELS
+    """Two models, a small one and a large one."""
+    cancels: ClassVar[bool] = False
+    """Whether a client that leaves an answer must say so in a request of its own."""
     mount: ClassVar[str] = "/v1"
     """The path of the base URL."""
     stream_type: ClassVar[str] = SSE
@@ -173,6 +201,19 @@ class Wire(abc.ABC):
     @abc.abstractmethod
     def models(self, names: Sequence[str], received: Received) -> bytes:
         """The answer to a request for the list of models."""
+
+    def part(self, received: Received) -> Part:
+        """What a request is."""
+        return Part.GENERATION if received.method == "POST" else Part.LIST
+
+    def number(self, received: Received) -> int | None:
+        """Which generation a request belongs to that follows or cancels one."""
+        return None
+
+    def begun(self, received: Received, number: int, base_url: str) -> bytes | None:
+        """What is answered at once to a request that begins generation `number`, where its answer is given
+        to the requests that follow; None where it is given to itself."""
+        return None
 
     def streams(self, received: Received) -> bool:
         """Whether a generation is to be streamed."""

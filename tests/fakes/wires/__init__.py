@@ -8,8 +8,9 @@ from tests.fakes.wire import Wire
 from tests.fakes.wires.anthropic_messages import AnthropicWire
 from tests.fakes.wires.ollama import OllamaWire
 from tests.fakes.wires.openai_chat import OpenAIWire
+from tests.fakes.wires.replicate import ReplicateWire
 
 __all__ = ["WIRES"]
 
-WIRES: Final[tuple[Wire, ...]] = (OpenAIWire(), AnthropicWire(), OllamaWire())
+WIRES: Final[tuple[Wire, ...]] = (OpenAIWire(), AnthropicWire(), OllamaWire(), ReplicateWire())
 """Every wire that has an adapter; the contract runs against each."""
