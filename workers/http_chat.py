@@ -90,6 +90,8 @@ class HttpChat(Adapter, abc.ABC):
     """The content types of a stream; JSON is always an answer that is whole."""
     decoder: ClassVar[type[Decoder]] = SSEDecoder
     """What takes a stream apart."""
+    last_ends: ClassVar[bool] = True
+    """Whether the last piece of a stream has an end as all others have; else one may be whole without."""
     accepted: ClassVar[tuple[int, ...]] = (200,)
     """The statuses of an answer; any other is a refusal."""
 
@@ -361,7 +363,7 @@ class HttpChat(Adapter, abc.ABC):
                 raise
             return  # the model had said that it ended; only the connection's end was missing
         last = decoder.close()
-        if answer.reason is None and last is not None and last.data != _DONE:
+        if answer.reason is None and last is not None and not self.last_ends:
             for event in _last(answer, last.data):
                 yield event
         if answer.reason is None and (last is None or last.data != _DONE):

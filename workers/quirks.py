@@ -69,6 +69,8 @@ class Quirks:
     temperature_max: float = 2.0
     temperature_min: float = 0.0
     top_p_min: float = 0.0
+    streams: bool = True
+    """Whether an answer can be had as it is made, where a wire leaves that open."""
     stream_usage: bool = False
     """Whether usage must be asked for with `stream_options`, and may be."""
     json_unstreamed: bool = False

@@ -206,7 +206,7 @@ def parse_fields(body: bytes | Any) -> ErrorFields:
         return ErrorFields(message=inner)
     if not isinstance(inner, dict):
         return ErrorFields()
-    message = _text(inner.get("message")) or _text(inner.get("detail"))
+    message = _text(inner.get("message")) or _detail(inner.get("detail"))
     code = inner.get("code")
     number = code if type(code) is int else int(code) if isinstance(code, str) and code.isdecimal() else None
     return ErrorFields(
@@ -288,6 +288,11 @@ def _key_remedy(who: Who) -> str:
     if not who.key_variables:
         return "give a valid one in `load`"
     return f"give a valid one in `load` or in {' or '.join(who.key_variables)}"
+
+
+def _detail(value: object) -> str:
+    """A detail is a text, or has one (KoboldCpp)."""
+    return _text(value.get("msg") if isinstance(value, dict) else value)
 
 
 def _text(value: object) -> str:

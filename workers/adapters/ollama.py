@@ -16,7 +16,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 from typing import Any, Final
 
 from workers.adapter import (
@@ -72,6 +72,7 @@ class Ollama(HttpChat):
     usual = USUAL
     stream_types = ("application/x-ndjson", "application/ndjson", "application/jsonl", "text/plain", "")
     decoder = NDJSONDecoder
+    last_ends = False
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
         super().__init__(
@@ -135,7 +136,7 @@ class Ollama(HttpChat):
         self._model_ms = round((time.monotonic() - started) * _MS_PER_S)
         return warnings
 
-    def generate(self, request: Request) -> AsyncIterator[Event]:
+    def generate(self, request: Request) -> AsyncGenerator[Event, None]:
         """The reply as it arrives. Cancelling or closing it closes the connection, and Ollama ends it too.
 
         Raises:
@@ -159,7 +160,7 @@ class Ollama(HttpChat):
     # ---- models in the server's memory
 
     async def _fetch(self, model: str, report: ReportProgress) -> tuple[Warn, ...]:
-        upstream = self._connected()
+        upstream = self.opened()
         await pull(upstream, model, report)
         warnings = await self._checked(upstream, verify=False)
         await self._warm(model, report)
@@ -168,7 +169,7 @@ class Ollama(HttpChat):
     async def _warm(self, model: str, report: ReportProgress) -> None:
         """The model is in memory afterwards: a chat without messages loads it and says nothing."""
         fields = {**fields_of(model, self._given), "messages": [], "stream": False}
-        asking = self._connected().ask("POST", CHAT, Body(fields, ()).encoded(), timeout_s=WARM_MAX_S)
+        asking = self.opened().ask("POST", CHAT, Body(fields, ()).encoded(), timeout_s=WARM_MAX_S)
         try:
             await beating(asking, lambda: report("model", f"{self.provider.name} is loading {model}", None))
         except Refusal as exc:
@@ -183,12 +184,7 @@ class Ollama(HttpChat):
 
     async def _unload(self, model: str) -> None:
         fields = {"model": model, "messages": [], "keep_alive": 0, "stream": False}
-        await self._connected().ask("POST", CHAT, Body(fields, ()).encoded(), timeout_s=UNLOAD_S)
-
-    def _connected(self) -> Upstream:
-        if self._upstream is None:
-            raise AdapterError(Code.NOT_LOADED, f"{self.provider.name} is not loaded")
-        return self._upstream
+        await self.opened().ask("POST", CHAT, Body(fields, ()).encoded(), timeout_s=UNLOAD_S)
 
     def _use(self, model: str) -> None:
         if self._upstream is not None:

@@ -514,6 +514,17 @@ async def test_a_model_that_only_knows_levels_gets_the_least(ollama: OllamaServe
     assert "stop" not in body["options"]
 
 
+async def test_the_last_line_may_lack_its_end(ollama: OllamaServer, adapter: Adapter) -> None:
+    lines = b"".join(OllamaWire().events(Behaviour()))
+    ollama.behaviour = Behaviour(events=(lines[:-1],))
+    finish = finish_of(await collect(adapter, request()))
+    assert finish.usage == Usage(7, 3)
+    ollama.behaviour = Behaviour(events=(b'{"error": "out of luck"}',))
+    with pytest.raises(AdapterError) as caught:
+        await collect(adapter, request())
+    assert caught.value.code is Code.UPSTREAM_ERROR
+
+
 # ---- unloading
 
 
