@@ -10,10 +10,18 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-from workers.adapter import AdapterError, Alive, Event, FinishReason, Reasoning, Request, Usage, Warn
+from workers.adapter import Alive, Event, FinishReason, Reasoning, Request, Usage, Warn
 from workers.answer import Answer, count
-from workers.chat_body import NO_EFFORT, Body, asks_to_think, omitted, sampling, stops_sent
-from workers.codes import Code
+from workers.chat_body import (
+    NO_EFFORT,
+    Body,
+    asks_to_think,
+    no_stop_ids,
+    omitted,
+    sampling,
+    schema_of,
+    stops_sent,
+)
 from workers.http_chat import HttpChat
 from workers.prompt import alternating
 from workers.quirks import Quirks, matches
@@ -77,9 +85,7 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
         AdapterError: UNSUPPORTED or INVALID_PROMPT, the request holds what this wire cannot carry.
     """
     if request.stop_ids:
-        raise AdapterError(
-            Code.UNSUPPORTED, "this provider takes no token ids in stop_tokens: send strings instead"
-        )
+        raise no_stop_ids()
     warnings: list[Warn] = []
     asked = asks_to_think(request)
     thinks = asked or matches(quirks.reasoning_models, request.model)
@@ -137,9 +143,8 @@ def _add_format(body: dict[str, Any], request: Request, warnings: list[Warn]) ->
     wanted = request.response_format
     if wanted is None or wanted.get("type") == "text":
         return
-    inner = wanted.get("json_schema")
-    schema = inner.get("schema") if isinstance(inner, Mapping) else None
-    if not isinstance(schema, Mapping):
+    schema = schema_of(wanted)
+    if schema is None:
         warnings.append(omitted("response_format"))
         return
     shape = {"format": {"type": "json_schema", "schema": schema}}
