@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from workers.adapter import AdapterError, Message, Request, Warn
-from workers.chat_body import Body, asks_to_think, omitted, sampling, stops_sent
+from workers.chat_body import Body, asks_to_think, changed, omitted, sampling, stops_sent
 from workers.codes import Code
 from workers.prompt import plain_roles, prefixed
 from workers.quirks import DROPPABLE, Quirks, matches
 from workers.transcript import transcript
 
-__all__ = ["USUAL_FIELDS", "Inputs", "build", "conversation_stops", "inputs_of", "is_named"]
+__all__ = ["USUAL_FIELDS", "Inputs", "build", "inputs_of", "is_named", "turn_ends"]
 
 LIMITS: Final = ("max_tokens", "max_new_tokens", "max_completion_tokens", "max_output_tokens", "max_length")
 SYSTEMS: Final = ("system_prompt", "system_instruction")
@@ -125,12 +125,12 @@ def is_named(model: str) -> bool:
     return _NAMED.fullmatch(model) is not None
 
 
-def conversation_stops(request: Request, inputs: Inputs) -> tuple[str, ...]:
-    """Where a reply ends because somebody else begins to speak; nowhere but in a transcript."""
+def turn_ends(request: Request, inputs: Inputs) -> tuple[str, ...]:
+    """Where a reply ends because the next turn begins; nowhere but in a transcript."""
     if inputs.has_messages:
         return ()
     spoken = _after_system(request)[1]
-    return transcript(dataclasses.replace(request, messages=spoken)).stops if _is_dialogue(spoken) else ()
+    return transcript(dataclasses.replace(request, messages=spoken)).ends if _is_dialogue(spoken) else ()
 
 
 def _check(request: Request, inputs: Inputs) -> None:
@@ -162,9 +162,7 @@ def _conversation(request: Request, inputs: Inputs) -> dict[str, Any]:
     result = {field_name: system} if system else {}
     if not _is_dialogue(spoken_after):
         return {"prompt": "\n".join(prefixed(message).content for message in spoken_after), **result}
-    lines = transcript(dataclasses.replace(request, messages=spoken_after))
-    text = "\n".join(line.content for line in lines.lines)
-    return {"prompt": f"{text}\n{lines.speaker}:", **result}
+    return {"prompt": transcript(dataclasses.replace(request, messages=spoken_after)).prompt, **result}
 
 
 def _after_system(request: Request) -> tuple[str, tuple[Message, ...]]:
@@ -192,14 +190,14 @@ def _fitted(
     for name, value in sampling(request, quirks, left_out, warnings).items():
         result[name] = inputs.fitted(name, value)
         if result[name] != value:
-            warnings.append(Warn("PARAMETER_CHANGED", f"{name} {value:g} was sent as {result[name]:g}"))
+            warnings.append(changed(name, value, result[name]))
     limit = inputs.first_of(LIMITS)
     if not limit:
         warnings.append(omitted("max_output_length"))
         return result
     result[limit] = inputs.fitted(limit, wanted)
     if result[limit] != wanted:
-        warnings.append(Warn("PARAMETER_CHANGED", f"max_output_length {wanted} was sent as {result[limit]}"))
+        warnings.append(changed("max_output_length", wanted, result[limit]))
     return result
 
 

@@ -17,7 +17,7 @@ from workers.codes import Code
 from workers.refusals import Who
 from workers.sse import Event as Piece
 from workers.sse import SSEDecoder
-from workers.stops import StopCutter
+from workers.transcript import OneTurn
 
 __all__ = ["Made", "NamedEvents", "PredictionReply", "identity_of"]
 
@@ -50,10 +50,10 @@ class Made:
 class PredictionReply(Answer):
     """Reads one prediction: the events of its stream, or its states one after the other."""
 
-    def __init__(self, who: Who, *, model: str, max_output_length: int, stops: Collection[str]) -> None:
+    def __init__(self, who: Who, *, model: str, max_output_length: int, ends: Collection[str]) -> None:
         super().__init__(who, model=model, max_output_length=max_output_length)
-        self._cutter = StopCutter(stops) if stops else None
-        """Ends a reply where the model goes on with somebody else's line."""
+        self._turn = OneTurn(ends) if ends else None
+        """Ends a reply where the model goes on with somebody else's turn."""
         self._seen = 0
         self.ended = False
         """Whether the provider said that the prediction is over."""
@@ -141,15 +141,15 @@ class PredictionReply(Answer):
         return events or [_ALIVE]
 
     def _said_now(self, text: str) -> list[Event]:
-        shown = text if self._cutter is None else self._cutter.feed(text)
-        if self._cutter is not None and self._cutter.found:
+        shown = text if self._turn is None else self._turn.feed(text)
+        if self._turn is not None and self._turn.over:
             self.reason = "stop"
         return [self._text(shown)] if shown else [_ALIVE]
 
     def _over(self) -> list[Event]:
         """The end: what was held back, since it might have become a stop."""
         self.reason = "stop"
-        rest = self._cutter.finish() if self._cutter is not None else ""
+        rest = self._turn.finish() if self._turn is not None else ""
         return [self._text(rest)] if rest else []
 
 

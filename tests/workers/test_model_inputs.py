@@ -10,7 +10,7 @@ from tests.fakes.bound import request
 from workers.adapter import AdapterError, Message, Warn
 from workers.chat_body import Body
 from workers.codes import Code
-from workers.model_inputs import USUAL_FIELDS, Inputs, build, conversation_stops, inputs_of, is_named
+from workers.model_inputs import USUAL_FIELDS, Inputs, build, inputs_of, is_named, turn_ends
 from workers.quirks import Quirks
 
 QUIRKS = Quirks(stop_max=4)
@@ -221,12 +221,12 @@ def test_a_system_prompt_has_the_models_name_for_it_or_stands_in_the_text() -> N
 def test_a_list_of_messages_needs_no_transcript_and_no_stops() -> None:
     inputs = Inputs({**PROMPT, "messages": {"type": "array"}})
     wanted = request(model="a/b", messages=said(("user", "1"), ("assistant", "2")))
-    assert conversation_stops(wanted, inputs) == ()
+    assert turn_ends(wanted, inputs) == ()
     assert "messages" in given(build(wanted, QUIRKS, inputs))
     text = Inputs({**PROMPT, "messages": {"type": "string"}})
-    assert conversation_stops(wanted, text) == ("\nUser:",)
+    assert turn_ends(wanted, text) == ("\nUser:", "\nAssistant:")
     assert "prompt" in given(build(wanted, QUIRKS, text))
-    assert conversation_stops(request(), text) == ()
+    assert turn_ends(request(), text) == ()
 
 
 # ---- bodies

@@ -13,7 +13,7 @@ from workers.refusals import Who
 
 def reply(*stops: str) -> PredictionReply:
     """A reader of one prediction."""
-    return PredictionReply(Who("Fake"), model="fake/small", max_output_length=200, stops=stops)
+    return PredictionReply(Who("Fake"), model="fake/small", max_output_length=200, ends=stops)
 
 
 def test_the_name_of_an_event_is_the_first_line_of_its_data() -> None:

@@ -101,9 +101,7 @@ class AIHorde(HttpChat):
         self, request: Request, body: Body, deadline: float, retries: int
     ) -> AsyncGenerator[Event, None]:
         """The events of one job, from its place in the queue to its text."""
-        upstream = self._upstream
-        if upstream is None:
-            raise AdapterError(Code.NOT_LOADED, f"{self.provider.name} is not loaded")
+        upstream = self.opened()
         answer = self.reader(upstream.who, request)
         queue = functools.partial(
             self._queued, upstream, self.path(request, body), body.encoded(), answer, deadline

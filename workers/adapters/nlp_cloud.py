@@ -14,7 +14,7 @@ from workers.answer import Answer
 from workers.chat_body import Body, omitted, sampling
 from workers.codes import Code
 from workers.http_chat import HttpChat
-from workers.prompt import after_start, merged, plain_roles, prefixed
+from workers.prompt import alternating
 from workers.quirks import DROPPABLE, Quirks
 from workers.refusals import Who
 
@@ -23,10 +23,8 @@ __all__ = ["ADAPTER", "ChatbotReply", "NlpCloud", "build"]
 USUAL: Final = Quirks(
     chat_path="/{model}/chatbot", models_path="", key_prefix="Token ", unsupported=DROPPABLE
 )
-OPENING: Final = "Begin."
-"""What the user is made to say before a reply that comes first."""
 GOING_ON: Final = "Go on."
-"""And after one that comes last: it is the user who is answered."""
+"""What the user is made to say after a reply that comes last: it is the user who is answered."""
 
 
 class ChatbotReply(Answer):
@@ -82,19 +80,14 @@ def build(request: Request, quirks: Quirks) -> Body:
 
 def _conversation(messages: tuple[Message, ...]) -> dict[str, Any]:
     """The context, what was said in turn, and what is to be answered."""
-    spoken = [prefixed(message) for message in plain_roles(messages)]
-    start = next((n for n, message in enumerate(spoken) if message.role != "system"), len(spoken))
-    turns = merged(after_start(spoken[start:], then="user"))
-    if not turns or turns[0].role != "user":
-        turns.insert(0, Message("user", OPENING))
+    system, turns = alternating(messages)
     if turns[-1].role != "user":
         turns.append(Message("user", GOING_ON))
     said = [turn.content for turn in turns]
     pairs = zip(said[:-1:2], said[1:-1:2], strict=True)
-    context = "\n".join(message.content for message in spoken[:start])
     return {
         "input": said[-1],
-        "context": context or None,
+        "context": "\n".join(system) or None,
         "history": [{"input": asked, "response": answered} for asked, answered in pairs] or None,
     }
 

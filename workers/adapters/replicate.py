@@ -31,11 +31,10 @@ from workers.afterwards import Afterwards
 from workers.chat_body import Body
 from workers.codes import Code
 from workers.http_chat import HttpChat, model_names
-from workers.model_inputs import Inputs, build, conversation_stops, inputs_of, is_named
+from workers.model_inputs import Inputs, build, inputs_of, is_named, turn_ends
 from workers.prediction_reply import Made, NamedEvents, PredictionReply, identity_of
 from workers.quirks import Quirks
 from workers.refusals import Refusal, Who
-from workers.retries import retry_pause_s
 from workers.routes import is_loopback
 from workers.upstream import Upstream
 
@@ -92,7 +91,7 @@ class Replicate(HttpChat):
             who,
             model=request.model,
             max_output_length=request.max_output_length,
-            stops=conversation_stops(request, inputs),
+            ends=turn_ends(request, inputs),
         )
 
     async def models(self, upstream: Upstream, path: str, timeout_s: float) -> tuple[str, ...]:
@@ -172,21 +171,16 @@ class Replicate(HttpChat):
         Cancelling it does not take that request back, since it may have been read already: the prediction
         that it makes is cancelled as soon as its id is known.
         """
-        tried = 0
-        while True:
+
+        async def begin() -> bytes:
             sending = asyncio.create_task(self._sent(upstream, request, body))
             try:
-                return await asyncio.shield(sending), tried
+                return await asyncio.shield(sending)
             except asyncio.CancelledError:
                 await self._afterwards.do(self._disown(upstream, sending))
                 raise
-            except AdapterError as exc:
-                left_s = deadline - asyncio.get_running_loop().time()
-                pause_s = retry_pause_s(exc, left_s) if not retries + tried else None
-                if pause_s is None:
-                    raise
-            await upstream.pause(pause_s)
-            tried += 1
+
+        return await upstream.again(begin, deadline=deadline, retries=1 - retries)
 
     async def _sent(self, upstream: Upstream, request: Request, body: Body) -> bytes:
         path, data = self.path(request, body), body.encoded()
@@ -243,7 +237,7 @@ class Replicate(HttpChat):
         Raises:
             AdapterError: UPSTREAM_PROTOCOL, the address is not the provider's.
         """
-        base_url = (self.binding.base_url or self.provider.base_url or "").rstrip("/")
+        base_url = self.base_url.rstrip("/")
         if url.startswith(f"{base_url}/"):
             return upstream, url[len(base_url) :]
         if not _is_theirs(url, base_url):

@@ -172,7 +172,7 @@ class Watsonx(HttpChat):
 
     async def _bought(self, timeout_s: float) -> _Token:
         upstream = await self._identity()
-        form = urlencode({"grant_type": GRANT, "apikey": (self.binding.key or "").strip()}).encode()
+        form = urlencode({"grant_type": GRANT, "apikey": self._key}).encode()
         try:
             told = await upstream.ask("POST", TOKEN_PATH, form, timeout_s=timeout_s, headers=FORM)
         except Refusal as exc:
@@ -192,7 +192,7 @@ class Watsonx(HttpChat):
     async def _identity(self) -> Upstream:
         """The connections to IBM's identity service; a server on this machine is its own."""
         upstream = self.opened()
-        if is_loopback(urlsplit(self.binding.base_url or self.provider.base_url or "").hostname or ""):
+        if is_loopback(urlsplit(self.base_url).hostname or ""):
             return upstream
         if self._iam is None:
             made = self.made(IAM_URL)

@@ -17,12 +17,11 @@ __all__ = ["NlpCloudWire"]
 _WHOLE: Final = "the wire has no stream: a reply arrives whole"
 _NO_LIST: Final = "the wire has no list of models, so a load asks nothing"
 _SAYS_NO_MORE: Final = "an answer is its text and no more"
-_TAKES_NO_MORE: Final = "a request is what was said and no more"
+_TAKES_NO_MORE: Final = "a request is what was said and no more; that it has no limit is told each time"
 ABSENT: Final[Mapping[str, str]] = {
     **dict.fromkeys(
         (
             "a_piece_is_given_before_the_next_one_is_sent",
-            "a_reply_has_its_text_its_model_and_its_end",
             "a_stream_is_read_at_every_split",
             "a_stream_that_drips_is_read_and_a_part_of_a_piece_is_no_life",
             "pieces_that_say_nothing_are_life_and_no_text",
@@ -53,6 +52,7 @@ ABSENT: Final[Mapping[str, str]] = {
     ),
     **dict.fromkeys(
         (
+            "a_reply_has_its_text_its_model_and_its_end",
             "what_the_provider_stopped_at_is_an_end",
             "the_limit_the_model_and_the_key_are_sent",
             "a_temperature_stays_within_the_wires_range_and_a_change_is_told",
@@ -83,6 +83,7 @@ class NlpCloudWire(Wire):
     name = "nlp_cloud"
     adapter = NlpCloud
     mount = "/v1/gpu"
+    streamed = False
     reasons: ClassVar[Mapping[str, FinishReason]] = {"stop": "stop"}
     usual: ClassVar[Mapping[str, str]] = {}
     counts = ()

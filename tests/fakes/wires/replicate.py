@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
+from tests.fakes.transcripts import SPEAKER, spoken
 from tests.fakes.wire import Asked, Behaviour, Part, Received, Refused, Turn, Wire
 from workers.adapter import FinishReason, Usage
 from workers.adapters.replicate import Replicate
@@ -30,9 +31,6 @@ INPUTS: Final[Mapping[str, Any]] = {
     "stop_sequences": {"type": "string", "description": "A comma-separated list"},
 }
 """The fields of a language model, as those of meta's and of ibm-granite's have them."""
-_SPEAKERS: Final = re.compile(r"^(User|Assistant): ", re.MULTILINE)
-_CUE: Final = re.compile(r"\n[^\n]*:\Z")
-_ROLES: Final = {"User": "user", "Assistant": "assistant"}
 _FOLLOWED: Final = re.compile(r"/v1/(?:files|predictions)/p(\d+)")
 
 
@@ -219,12 +217,11 @@ def _model_of(path: str) -> str:
 
 
 def _turns(prompt: str) -> tuple[Turn, ...]:
-    """Who speaks in a prompt; one without a dialogue is the user's."""
-    if not _CUE.search(prompt):
+    """Who speaks in a prompt; one at whose end nobody is to speak is the user's."""
+    if not SPEAKER.fullmatch(prompt.rpartition("\n")[2]):
         return (Turn("user", prompt),)
-    before, *said = _SPEAKERS.split(_CUE.sub("", prompt))
-    turns = [Turn("user", before)] if before else []
-    return (*turns, *(Turn(_ROLES[who], text) for who, text in zip(said[::2], said[1::2], strict=True)))
+    said = spoken(prompt)
+    return (*([Turn("system", said.system)] if said.system else []), *said.turns)
 
 
 def _metrics(usage: Usage | Mapping[str, Any] | None) -> Mapping[str, Any]:

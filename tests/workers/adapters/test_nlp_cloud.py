@@ -19,8 +19,9 @@ from tests.fakes.http_server import FakeServer
 from tests.fakes.wire import SSE, Behaviour
 from tests.fakes.wires.nlp_cloud import NlpCloudWire
 from workers.adapter import Adapter, AdapterError, Message
-from workers.adapters.nlp_cloud import GOING_ON, OPENING, USUAL, NlpCloud, build
+from workers.adapters.nlp_cloud import GOING_ON, USUAL, NlpCloud, build
 from workers.codes import Code
+from workers.prompt import OPENING
 
 CHECKOUT: Final = Path(__file__).parents[3]
 CAPTURED: Final = json.loads(

@@ -266,7 +266,7 @@ async def test_a_key_that_the_identity_service_refuses_is_authorization(
     ids=["429", "500", "html", "list", "none", "number", "two lines", "no ascii"],
 )
 async def test_a_token_that_is_not_to_be_had_is_told(
-    cloud: FakeServer, selling: Behaviour, code: Code
+    cloud: FakeServer, pauses: list[float], selling: Behaviour, code: Code
 ) -> None:
     cloud.selling = selling
     made = bound(cloud.base_url, adapter=Watsonx, options=OPTIONS)
