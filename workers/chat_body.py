@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from workers.adapter import AdapterError, Message, Request, Warn
@@ -16,7 +16,16 @@ from workers.codes import Code
 from workers.prompt import after_reply, clean_name, merged, plain_roles, prefixed
 from workers.quirks import Quirks, matches
 
-__all__ = ["NO_EFFORT", "Body", "asks_to_think", "build", "omitted", "sampling", "stops_sent"]
+__all__ = [
+    "NO_EFFORT",
+    "Body",
+    "asks_to_think",
+    "build",
+    "omitted",
+    "refuse_stop_ids",
+    "sampling",
+    "stops_sent",
+]
 
 _WHOLE: Final = ("top_k", "seed")
 """Parameters that are whole numbers on the wire."""
@@ -44,6 +53,9 @@ class Body:
     warnings: tuple[Warn, ...]
     streamed: bool = False
     """Whether the answer is asked for as a stream."""
+    named: Mapping[str, str] = field(default_factory=dict)
+    """Parameters of sampling that were sent and do not stand in `fields` by our names → the word by which a
+    refusal would name them."""
 
     def encoded(self) -> bytes:
         """The bytes of the body; half a character becomes an escape, which JSON allows."""
@@ -72,14 +84,15 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     if stops:
         body["stop"] = stops
     if request.stop_ids:
-        body[_stop_ids_field(quirks)] = list(request.stop_ids)
+        refuse_stop_ids(request, quirks.stop_ids_field)
+        body[quirks.stop_ids_field] = list(request.stop_ids)
     body.update(_options(request, quirks, left_out, warnings))
     streamed = _streams(request, quirks, stops, body)
     if streamed:
         body["stream"] = True
         if quirks.stream_usage:
             body["stream_options"] = {"include_usage": True}
-    body.update(request.extra)
+    body.update({**quirks.extra_body, **request.extra})
     return Body(body, tuple(warnings), streamed)
 
 
@@ -167,15 +180,21 @@ def stops_sent(request: Request, quirks: Quirks, left_out: Collection[str]) -> l
     that a model says, and then there would be no reply; the host cuts there after the first word."""
     if "stop" in left_out:
         return []
-    return [stop for stop in dict.fromkeys(request.stop) if stop.strip()][: quirks.stop_max]
+    longest = quirks.stop_chars_max or max(map(len, request.stop), default=0)
+    stops = [stop for stop in dict.fromkeys(request.stop) if stop.strip() and len(stop) <= longest]
+    return stops[: quirks.stop_max]
 
 
-def _stop_ids_field(quirks: Quirks) -> str:
-    if not quirks.stop_ids_field:
+def refuse_stop_ids(request: Request, field: str = "") -> None:
+    """Raises where token ids are given to end a reply and there is no `field` for them.
+
+    Raises:
+        AdapterError: UNSUPPORTED.
+    """
+    if request.stop_ids and not field:
         raise AdapterError(
             Code.UNSUPPORTED, "this provider takes no token ids in stop_tokens: send strings instead"
         )
-    return quirks.stop_ids_field
 
 
 def _streams(request: Request, quirks: Quirks, stops: list[str], body: Mapping[str, Any]) -> bool:

@@ -60,7 +60,9 @@ _MODEL_SAFE: Final = ":@"
 """Beside letters and digits, what stands unescaped in a name in a path."""
 _LATEST: Final = ":latest"
 """Ollama's tag for a name without one."""
-_REFUSING_WORDS: Final = ("support", "unknown", "unrecognized", "not permitted", "extra", "deprecated")
+_REFUSING_WORDS: Final = (
+    *("support", "unknown", "unrecognized", "not permitted", "not enabled", "extra", "deprecated"),
+)
 """What a provider says about a parameter that it does not take."""
 _REFUSING: Final = (Code.AUTHORIZATION, Code.UNREACHABLE)
 
@@ -326,6 +328,8 @@ class HttpChat(Adapter, abc.ABC):
                 raise
             return  # the model had said that it ended; only the connection's end was missing
         last = decoder.close()
+        if last is not None and last.name == "error":
+            raise answer.failed(last.data)
         if answer.reason is None and (last is None or last.data != _DONE):
             raise self._incomplete(seen=seen or last is not None)
 
@@ -370,13 +374,13 @@ def _is_json(reply: Reply) -> bool:
 
 def _named_parameters(error: Refusal, body: Body) -> frozenset[str]:
     """The parameters of sampling that were sent and that the refusal names, by its field or its words."""
-    sent = [name for name in DROPPABLE if name in body.fields]
+    sent = {**{name: name for name in DROPPABLE if name in body.fields}, **body.named}
     if error.fields.param in sent:
         return frozenset((error.fields.param,))
     message = error.fields.message.lower()
     if not any(word in message for word in _REFUSING_WORDS):
         return frozenset()
-    return frozenset(name for name in sent if name in message)
+    return frozenset(name for name, word in sent.items() if word.lower() in message)
 
 
 def model_names(listed: Any) -> tuple[str, ...]:

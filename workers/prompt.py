@@ -15,11 +15,22 @@ from typing import Final
 from workers.adapter import AdapterError, Message
 from workers.codes import Code
 
-__all__ = ["after_reply", "after_start", "clean_name", "merged", "plain_roles", "prefixed"]
+__all__ = [
+    "OPENING",
+    "after_reply",
+    "after_start",
+    "clean_name",
+    "conversation",
+    "merged",
+    "plain_roles",
+    "prefixed",
+]
 
 NAME_MAX_CHARS: Final = 64
 """What OpenAI allows; others allow more or have no such field."""
 SPEAKING_ROLES: Final = ("system", "user", "assistant")
+OPENING: Final = "Begin."
+"""What the user is made to say where a prompt does not begin with them and a wire wants it."""
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]+")
 
 
@@ -89,3 +100,26 @@ def merged(messages: Iterable[Message]) -> list[Message]:
         else:
             result.append(message)
     return result
+
+
+def conversation(messages: Iterable[Message], *, lifted: bool = True) -> tuple[str, list[Message]]:
+    """The system prompt of the start, and turns of user and assistant that alternate, the user first.
+
+    Names stand in the content, and blank messages are left out: wires of this kind refuse them.
+    Where the system prompt is not `lifted` it is a part of what the user says.
+
+    Raises:
+        AdapterError: UNSUPPORTED, a message belongs to a tool; INVALID_PROMPT, nothing is said.
+    """
+    spoken = [prefixed(message) for message in plain_roles(messages)]
+    spoken = [message for message in spoken if message.content.strip()]
+    if not spoken:
+        raise AdapterError(Code.INVALID_PROMPT, "all messages are empty: send some text")
+    start = 0
+    if lifted:
+        start = next((n for n, message in enumerate(spoken) if message.role != "system"), len(spoken))
+    system = "\n".join(message.content for message in spoken[:start])
+    turns = after_start(spoken[start:], then="user")
+    if not turns or turns[0].role != "user":
+        turns.insert(0, Message("user", OPENING))
+    return system, merged(turns)

@@ -45,6 +45,7 @@ _BY_STATUS: Final = {
     413: Code.CONTEXT_TOO_LONG,
     429: Code.RATE_LIMITED,
     451: Code.CONTENT_FILTERED,
+    499: Code.UPSTREAM_ERROR,  # Google's word for a generation that was cancelled over there
 }
 _OPEN_STATUSES: Final = (400, 404, 410, 422)
 """Statuses under which providers put several different things."""
@@ -54,6 +55,8 @@ _BY_UPSTREAM_CODE: Final = {
     "billing_hard_limit_reached": Code.QUOTA,
     "billing_error": Code.QUOTA,
     "invalid_api_key": Code.AUTHORIZATION,
+    "api_key_invalid": Code.AUTHORIZATION,
+    "billing_disabled": Code.QUOTA,
     "authentication_error": Code.AUTHORIZATION,
     "permission_error": Code.AUTHORIZATION,
     "permission_denied": Code.AUTHORIZATION,
@@ -83,7 +86,8 @@ _PATTERNS: Final = (
     (
         Code.CONTEXT_TOO_LONG,
         r"context[ _-]?(length|window|size|limit)|maximum (context|prompt|input)"
-        r"|(prompt|input|messages?) (is|are) too long|too many (input )?tokens|reduce the length",
+        r"|(prompt|input|messages?) (is|are) too long|too many (input )?tokens|reduce the length"
+        r"|token count\b.{0,60}\bexceeds the maximum",
     ),
     (
         Code.CONTENT_FILTERED,
@@ -92,10 +96,11 @@ _PATTERNS: Final = (
     ),
     (
         Code.INVALID_MODEL,
-        r"model\b.{0,120}\b(not (found|exist|available)|does not exist|doesn't exist|decommissioned)"
+        r"models?\b.{0,120}\b(not (found|exist|available)|does not exist|doesn't exist|decommissioned)"
         r"|(not a valid|invalid|unknown|no such|unsupported) model|no endpoints found|model not exist"
         r"|\Amodel: \S+\Z",  # Anthropic says no more than that
     ),
+    (Code.UNSUPPORTED, r"\blocation is not supported"),
 )
 _COMPILED: Final = tuple(
     (code, re.compile(pattern, re.IGNORECASE | re.DOTALL)) for code, pattern in _PATTERNS
@@ -112,6 +117,7 @@ _SENTENCES: Final = {
     Code.RATE_LIMITED: "{who} says that there were too many requests: wait, then try again",
     Code.UPSTREAM_ERROR: "{who} failed: try again a little later",
     Code.UPSTREAM_PROTOCOL: "{who} did not answer as an API does: check that the base URL is the API's",
+    Code.UNSUPPORTED: "{who} does not serve this request from here: use another provider",
 }
 
 _URL: Final = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
@@ -145,6 +151,8 @@ class ErrorFields:
     message: str = field(default="", repr=False)
     status: int | None = None
     """An HTTP status that the body itself gives as its code."""
+    retry_after_ms: int | None = None
+    """When to come back, where the body says it."""
 
 
 class Refusal(AdapterError):
@@ -168,7 +176,7 @@ def refusal(
     error = Refusal(
         code,
         f"{sentence} (it said: {quote})" if quote else sentence,
-        retry_after_ms=retry_after_ms,
+        retry_after_ms=fields.retry_after_ms if retry_after_ms is None else retry_after_ms,
         provider_status=status if status is not None else fields.status,
     )
     error.fields = fields
@@ -209,13 +217,25 @@ def parse_fields(body: bytes | Any) -> ErrorFields:
     message = _text(inner.get("message")) or _text(inner.get("detail"))
     code = inner.get("code")
     number = code if type(code) is int else int(code) if isinstance(code, str) and code.isdecimal() else None
+    reason, delay = _details(inner.get("details"))
     return ErrorFields(
-        code=_text(code).lower(),
+        code=(reason or _text(code)).lower(),
         kind=_text(inner.get("type")).lower(),
         param=_text(inner.get("param")),
         message=message,
         status=number if number is not None and 400 <= number <= 599 else None,
+        retry_after_ms=retry_after_ms(delay.removesuffix("s"), 0) if delay else None,
     )
+
+
+def _details(details: object) -> tuple[str, str]:
+    """The reason and the delay in the details of an error, as Google gives them (google.rpc)."""
+    items = [item for item in details if isinstance(item, dict)] if isinstance(details, list) else []
+
+    def first(name: str) -> str:
+        return next((value for item in items if (value := _text(item.get(name)))), "")
+
+    return first("reason"), first("retryDelay")
 
 
 def retry_after_ms(value: str | None, now: float) -> int | None:

@@ -6,17 +6,17 @@ take no sampling, which think by themselves, and how each is told not to.
 
 from __future__ import annotations
 
-import asyncio
+import functools
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-from workers.adapter import AdapterError, Alive, Event, FinishReason, Message, Reasoning, Request, Usage, Warn
+from workers.adapter import Alive, Event, FinishReason, Message, Reasoning, Request, Usage, Warn
 from workers.answer import Answer, count
-from workers.chat_body import NO_EFFORT, Body, asks_to_think, omitted, sampling, stops_sent
-from workers.codes import Code
+from workers.chat_body import NO_EFFORT, Body, asks_to_think, omitted, refuse_stop_ids, sampling, stops_sent
 from workers.http_chat import HttpChat, model_names
-from workers.prompt import after_start, merged, plain_roles, prefixed
+from workers.pages import all_pages
+from workers.prompt import conversation
 from workers.quirks import Quirks, matches
 from workers.refusals import Who
 from workers.upstream import Upstream
@@ -38,9 +38,6 @@ NEUTRAL_TEMPERATURE: Final = 1.0
 """The API's own default. It is not sent: the newest models refuse the field, others only any other value."""
 PAGE_MODELS: Final = 1000
 """As many models as a page of their list may have."""
-PAGES_MAX: Final = 4
-OPENING: Final = "Begin."
-"""What the user is made to say where a prompt does not begin with them, as this wire wants it."""
 EFFORTS: Final = {"minimal": "low"}
 """Words of the OpenAI wire for an effort that this one calls otherwise."""
 
@@ -68,19 +65,9 @@ class AnthropicMessages(HttpChat):
         return MessagesReply(who, model=request.model, max_output_length=request.max_output_length)
 
     async def models(self, upstream: Upstream, path: str, timeout_s: float) -> tuple[str, ...]:
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + timeout_s
-        names: list[str] = []
-        after = ""
-        for _ in range(PAGES_MAX):
-            left_s = max(ends - loop.time(), 0)
-            page = await self.listed(upstream, f"{path}?limit={PAGE_MODELS}{after}", left_s)
-            names += model_names(_in_use(page))
-            last = page.get("last_id") if isinstance(page, dict) and page.get("has_more") else None
-            if not last or not isinstance(last, str):
-                break
-            after = f"&after_id={quote(last, safe='')}"
-        return tuple(dict.fromkeys(names))
+        get = functools.partial(self.listed, upstream)
+        pages = await all_pages(get, f"{path}?limit={PAGE_MODELS}", timeout_s, _following)
+        return tuple(dict.fromkeys(name for page in pages for name in model_names(_in_use(page))))
 
 
 def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) -> Body:
@@ -89,10 +76,7 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     Raises:
         AdapterError: UNSUPPORTED or INVALID_PROMPT, the request holds what this wire cannot carry.
     """
-    if request.stop_ids:
-        raise AdapterError(
-            Code.UNSUPPORTED, "this provider takes no token ids in stop_tokens: send strings instead"
-        )
+    refuse_stop_ids(request)
     warnings: list[Warn] = []
     asked = asks_to_think(request)
     thinks = asked or matches(quirks.reasoning_models, request.model)
@@ -114,22 +98,13 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     streamed = request.stream or len(stops) < len(set(request.stop))
     if streamed:
         body["stream"] = True
-    body.update(request.extra)
+    body.update({**quirks.extra_body, **request.extra})
     return Body(body, tuple(warnings), streamed)
 
 
 def _conversation(messages: tuple[Message, ...]) -> tuple[str, list[dict[str, str]]]:
-    """The system prompt, and the turns of user and assistant in turn, the user first."""
-    spoken = [prefixed(message) for message in plain_roles(messages)]
-    spoken = [message for message in spoken if message.content.strip()]  # a blank one is a 400
-    if not spoken:
-        raise AdapterError(Code.INVALID_PROMPT, "all messages are empty: send some text")
-    start = next((n for n, message in enumerate(spoken) if message.role != "system"), len(spoken))
-    system = "\n".join(message.content for message in spoken[:start])
-    turns = after_start(spoken[start:], then="user")
-    if not turns or turns[0].role != "user":
-        turns.insert(0, Message("user", OPENING))
-    turns = merged(turns)
+    """The system prompt, and the turns as the wire has them."""
+    system, turns = conversation(messages)
     result = [{"role": message.role, "content": message.content} for message in turns]
     if turns[-1].role == "assistant":
         result[-1]["content"] = turns[-1].content.rstrip()  # white space at the very end is a 400
@@ -245,6 +220,12 @@ class MessagesReply(Answer):
 
 
 ADAPTER: Final = AnthropicMessages
+
+
+def _following(page: Any) -> str:
+    """What asks for the page after this one."""
+    last = page.get("last_id") if isinstance(page, dict) and page.get("has_more") else None
+    return f"&after_id={quote(last, safe='')}" if last and isinstance(last, str) else ""
 
 
 def _in_use(page: Any) -> Any:

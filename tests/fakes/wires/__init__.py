@@ -6,9 +6,10 @@ from typing import Final
 
 from tests.fakes.wire import Wire
 from tests.fakes.wires.anthropic_messages import AnthropicWire
+from tests.fakes.wires.gemini import GeminiWire
 from tests.fakes.wires.openai_chat import OpenAIWire
 
 __all__ = ["WIRES"]
 
-WIRES: Final[tuple[Wire, ...]] = (OpenAIWire(), AnthropicWire())
+WIRES: Final[tuple[Wire, ...]] = (OpenAIWire(), AnthropicWire(), GeminiWire())
 """Every wire that has an adapter; the contract runs against each."""

@@ -19,9 +19,10 @@ from tests.fakes.http_server import FakeServer
 from tests.fakes.wire import Behaviour
 from tests.fakes.wires.anthropic_messages import AnthropicWire, delta, named
 from workers.adapter import Adapter, AdapterError, Message, Text, Usage
-from workers.adapters.anthropic_messages import OPENING, USUAL, AnthropicMessages, build
+from workers.adapters.anthropic_messages import USUAL, AnthropicMessages, build
 from workers.chat_body import Body
 from workers.codes import Code
+from workers.prompt import OPENING
 from workers.quirks import Quirks
 
 CHECKOUT: Final = Path(__file__).parents[3]
