@@ -27,6 +27,7 @@ from supervisor.config import Settings, load_settings
 from supervisor.environments import Environment, find
 from supervisor.errors import ProvisionError, SettingsError
 from supervisor.health import HealthLines, ModuleHealth, Report, measured
+from supervisor.listing import claims
 from supervisor.logs import LogFiles, start_logging
 from supervisor.metrics import CONTENT_TYPE, Metrics
 from supervisor.pages import Answer, Page, Question, ready_answer
@@ -250,7 +251,7 @@ class App:
         self._metrics.ended(provider, outcome)
 
     def provider_details(self) -> Mapping[str, Mapping[str, Any]]:
-        """Name, kind, key variables, and whether the environment is there."""
+        """Name, kind, key variables, what each rests on, and whether the environment is there."""
         installed = {
             name: find(self._settings.home, _lock_path(name)) is not None for name in self._catalog.envs
         }
@@ -260,8 +261,7 @@ class App:
                 "kind": provider.kind,
                 "installed": installed[provider.env],
                 "key_variables": list(provider.key),
-                "tried": provider.tried,
-                "source": provider.source,
+                **claims(self._catalog, provider),
             }
             for provider in self._catalog.providers.values()
         }

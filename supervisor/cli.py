@@ -20,7 +20,7 @@ from supervisor.bootstrap import CHECKOUT, EXIT_INTERRUPTED, fail, supervisor_re
 from supervisor.catalog import load_catalog
 from supervisor.environments import Environment
 from supervisor.errors import ModuleError, ProvisionError, SettingsError
-from supervisor.flags import install_parser, making_flags, names_of
+from supervisor.flags import MARKDOWN, install_parser, making_flags, names_of
 from supervisor.home import Home, find_home
 from supervisor.launcher import LAUNCHER_NAME, program_argv, write_launchers
 from supervisor.providers import EnvSpec, Provider
@@ -227,14 +227,14 @@ class _Commands:
         print(f"{len(removed)} removed, {size_text(sum(size for _, size in removed))}")
 
     def _list(self) -> None:
-        rows = [("provider", "environment", "installed", "key")]
-        for provider in self.catalog.providers.values():
-            environment = self._find(self.catalog.env_of(provider))
-            size = size_text(environment.size_bytes) if environment is not None else "no"
-            rows.append((provider.id, provider.env, size, provider.key[0] if provider.key else "none needed"))
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        for row in rows:
-            print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]))
+        from supervisor.listing import listed, page  # rarely asked for
+
+        if self.flags.list == MARKDOWN:
+            print("\n".join(page(self.catalog)))
+            return
+        found = {name: self._find(spec) for name, spec in self.catalog.envs.items()}
+        sizes = {name: size_text(env.size_bytes) for name, env in found.items() if env is not None}
+        print("\n".join(listed(self.catalog, sizes)))
         print(f"\nthe supervisor: {size_text(self.own.size_bytes)}; everything is in {self.home.root}")
 
     def _export(self, wanted: list[Provider]) -> None:

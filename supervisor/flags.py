@@ -9,10 +9,13 @@ from typing import Final
 from supervisor.installers import CHOICES
 from supervisor.version import VERSION
 
-__all__ = ["DEFAULT_PORT", "PLATFORMS", "install_parser", "making_flags", "names_of"]
+__all__ = ["DEFAULT_PORT", "MARKDOWN", "PLATFORMS", "install_parser", "making_flags", "names_of"]
 
 DEFAULT_PORT: Final = 7562
 
+TABLE: Final = "table"
+MARKDOWN: Final = "markdown"
+"""What --list prints."""
 PLATFORMS: Final = ("windows", "macos", "macos-x64", "linux", "linux-arm64")
 
 EPILOG: Final = """\
@@ -44,7 +47,14 @@ def install_parser() -> argparse.ArgumentParser:
     names = {"nargs": "+", "action": "extend", "metavar": "NAME", "default": []}
     what.add_argument("--llm", **names, help="provision these providers")  # type: ignore[arg-type]  # shared keywords
     what.add_argument("--remove", **names, help="remove these providers' environments")  # type: ignore[arg-type]
-    what.add_argument("--list", action="store_true", help="the providers, installed or not")
+    what.add_argument(
+        "--list",
+        nargs="?",
+        const=TABLE,
+        choices=(TABLE, MARKDOWN),
+        metavar="FORMAT",
+        help="the providers, and what each rests on; `markdown`: as docs/providers.md",
+    )
     what.add_argument("--gc", action="store_true", help="remove environments that no lock needs any more")
     _add_asking(parser.add_argument_group("when something is wrong (nothing is changed)"))
     _add_installing(parser.add_argument_group("how to install"))
@@ -97,7 +107,7 @@ def making_flags(flags: argparse.Namespace) -> list[str]:
     """The given flags that make, remove or start something, besides installing what --llm names."""
     makes = {
         "--remove": flags.remove,
-        "--list": flags.list,
+        "--list": flags.list is not None,
         "--gc": flags.gc,
         "--export-wheelhouse": flags.export_wheelhouse is not None,
         "--run": flags.run is not None,

@@ -44,7 +44,7 @@ class WireSpec:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a provider must know besides a key, in `options` of a load or in a variable: a region, an account."""
+    """What a provider needs besides a key: a region, an account. In `options` of a load, or in a variable."""
 
     name: str
     variables: tuple[str, ...] = ()
@@ -89,6 +89,12 @@ class Provider:
     def base_url_variable(self) -> str:
         """The environment variable with which an operator overrides the base URL: `GROQ_BASE_URL`."""
         return self.id.upper().replace("-", "_") + "_BASE_URL"
+
+    @property
+    def secret_variables(self) -> tuple[str, ...]:
+        """The environment variables whose values nobody may see."""
+        secrets = (setting for setting in self.settings if setting.secret)
+        return (*self.key, *(variable for setting in secrets for variable in setting.variables))
 
     @property
     def variables(self) -> tuple[str, ...]:

@@ -285,7 +285,7 @@ def redactor_of(place: Place, *, to_send: bool = True) -> Redactor:
 def _from_variables(place: Place) -> Iterator[str]:
     """Of the environment: keys by the catalogue's names and by their looks, and passwords in URLs."""
     catalog = catalog_of(place)
-    names = {name for p in catalog.providers.values() for name in p.key}
+    names = {name for p in catalog.providers.values() for name in p.secret_variables}
     for name, value in place.environ.items():
         if "://" in value:
             yield from secrets_in(value)

@@ -38,7 +38,7 @@ POLL_S: Final = 0.01
 def _key_variables() -> frozenset[str]:
     """The names that the catalogue's providers look up in the environment."""
     providers = load_catalog(CHECKOUT / "venvs.toml").providers.values()
-    return frozenset(name for p in providers for name in (*p.key, p.base_url_variable))
+    return frozenset(name for p in providers for name in p.variables)
 
 
 KEY_VARIABLES: Final = _key_variables()

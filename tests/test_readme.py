@@ -15,7 +15,7 @@ import pytest
 import tomli
 
 from benchmarks import run
-from supervisor import chat, config, replies, status
+from supervisor import chat, config, listing, replies, status
 from supervisor.catalog import load_catalog
 from supervisor.flags import PLATFORMS, install_parser
 from supervisor.jobs import DEFAULT_OUTPUT_TOKENS, DEFAULT_TEMPERATURE, Limits, unsupported
@@ -90,16 +90,17 @@ def catalog() -> Catalog:
 # ---------------------------------------------------------------- tables
 
 
-def test_the_table_of_providers_is_venvs_toml(catalog: Catalog) -> None:
-    rows = table("provider", "name", "key", "default model", "rests on", "tried live")
-    assert rows == [_row(provider) for provider in catalog.providers.values()]
+def test_the_table_of_the_best_known_providers_is_as_in_venvs_toml(catalog: Catalog) -> None:
+    rows = table(*listing.HEAD)
+    ids = [row[0].strip("`") for row in rows]
+    assert {"openai", "novelai", "groq", "deepseek", "huggingface", "ollama", "demo"} <= set(ids)
+    assert rows == [listing.cells(catalog.providers[name]) for name in ids]
 
 
-def _row(provider: Provider) -> list[str]:
-    key = ", ".join(f"`{name}`" for name in provider.key) or "none needed"
-    optional = " (optional)" if provider.key and not provider.key_required else ""
-    model = f"`{provider.default_model}`" if provider.default_model else "the only one, or `model_id`"
-    return [f"`{provider.id}`", provider.name, key + optional, model, provider.source, provider.tried]
+def test_the_page_of_all_providers_is_made_from_venvs_toml(catalog: Catalog) -> None:
+    """Mended by: python install.py --list markdown > docs/providers.md"""
+    made = (CHECKOUT / "docs" / "providers.md").read_text(encoding="utf-8")
+    assert made.splitlines() == list(listing.page(catalog))
 
 
 def test_the_table_of_codes_is_the_codes() -> None:
@@ -326,21 +327,24 @@ def test_the_example_of_a_dotenv_file_names_every_key_and_holds_none(catalog: Ca
     pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
     assert not [value for _, _, value in pairs if value]
     names = {name for name, _, _ in pairs}
-    providers = catalog.providers.values()
-    assert {name for provider in providers for name in provider.key} <= names
-    assert names <= {name for provider in providers for name in (*provider.key, provider.base_url_variable)}
+    best_known = [catalog.providers[row[0].strip("`")] for row in table(*listing.HEAD)]
+    assert {name for provider in best_known for name in provider.key} <= names
+    assert names <= {name for provider in catalog.providers.values() for name in provider.variables}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_link_leads_somewhere(document: str) -> None:
     path = CHECKOUT / document
     text = path.read_text(encoding="utf-8")
-    headings = {_anchor(title) for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in headings, target
-        elif "://" not in target:
-            assert (path.parent / target).exists(), target
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        other = path.parent / file if file else path
+        assert other.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", other.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in map(_anchor, titles), target
 
 
 @pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "docs/decisions.md"])

@@ -90,7 +90,7 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     streamed = _streams(request, quirks, stops, body)
     if streamed:
         body["stream"] = True
-        if quirks.stream_usage:
+        if quirks.stream_usage and "stream_options" not in left_out:
             body["stream_options"] = {"include_usage": True}
     body.update({**quirks.extra_body, **request.extra})
     return Body(body, tuple(warnings), streamed)
@@ -141,7 +141,7 @@ def sampling(
 
 def _within(name: str, value: float, quirks: Quirks) -> float:
     if name == "temperature":
-        return min(max(value, 0.0), quirks.temperature_max)
+        return min(max(value, quirks.temperature_min), quirks.temperature_max)
     return max(value, quirks.top_p_min) if name == "top_p" else value
 
 

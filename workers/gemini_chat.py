@@ -12,21 +12,14 @@ from typing import Any, ClassVar, Final
 from workers.adapter import Event, ReportProgress, Request, Warn
 from workers.chat_body import Body
 from workers.gemini_body import build
+from workers.gemini_models import USUAL
 from workers.gemini_reply import GeminiReply, GeminiStream
 from workers.http_chat import Decoder, HttpChat
 from workers.quirks import Quirks
 from workers.refusals import Who
 
-__all__ = ["USUAL", "GeminiChat", "plain_name"]
+__all__ = ["GeminiChat", "plain_name"]
 
-USUAL: Final = Quirks(
-    chat_path="/models/{model}",
-    key_header="x-goog-api-key",
-    key_prefix="",
-    stop_max=5,
-    stop_chars_max=16,
-    unsupported=("min_p", "repetition_penalty"),
-)
 STREAM: Final = ":streamGenerateContent?alt=sse"
 WHOLE: Final = ":generateContent"
 

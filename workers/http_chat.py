@@ -53,6 +53,8 @@ MODELS_MAX: Final = 4096
 NEAR_MODELS: Final = 3
 LEARNT_MODELS_MAX: Final = 256
 """Models whose refused parameters are remembered."""
+_LISTS: Final = ("data", "models", "result")
+"""Where a list of models is in its answer, if that is not a list itself."""
 _DONE: Final = b"[DONE]"
 _MARK: Final = re.compile(r"\{([a-z_]+)\}")
 """What a path leaves open."""
@@ -230,18 +232,27 @@ class HttpChat(Adapter, abc.ABC):
 
     async def _checked(self, upstream: Upstream, *, verify: bool) -> tuple[Warn, ...]:
         """Asks for the models, and for the key where that list is open; what is no refusal is a warning."""
-        paths = [path for path in (self._quirks.key_check_path, self._quirks.models_path) if path]
-        share_s = (LOAD_S if verify else UNCHECKED_LOAD_S) / max(len(paths), 1)
+        key_path, models_path = (
+            self._filled(path) for path in (self._quirks.key_check_path, self._quirks.models_path)
+        )
+        share_s = (LOAD_S if verify else UNCHECKED_LOAD_S) / max(bool(key_path) + bool(models_path), 1)
         try:
-            if self._quirks.key_check_path and self.binding.key and verify:
-                await self.listed(upstream, self._filled(self._quirks.key_check_path), share_s)
-            if self._quirks.models_path:
-                self._models = await self.models(upstream, self._filled(self._quirks.models_path), share_s)
+            if key_path and self.binding.key and verify:
+                await self.listed(upstream, key_path, share_s)
+            if models_path:
+                self._models = await self.models(upstream, models_path, share_s)
         except AdapterError as exc:
             if verify and exc.code in _REFUSING:
                 raise
             return (Warn("NOT_CHECKED", f"the key and the models could not be checked: {exc.message}"),)
-        return ()
+        return self._unchecked(verify=verify)
+
+    def _unchecked(self, *, verify: bool) -> tuple[Warn, ...]:
+        """Says so where nothing that costs nothing tells a good key from a bad one."""
+        silent = self._quirks.models_open or not self._quirks.models_path
+        if not (verify and self.binding.key and silent) or self._quirks.key_check_path:
+            return ()
+        return (Warn("KEY_NOT_CHECKED", f"{self.provider.name} shows whether a key is good only in a reply"),)
 
     async def preload(self, model: str | None, report: ReportProgress) -> tuple[Warn, ...]:
         """Whether there is that model, where one is named; a server of one's own may also fetch it here.
@@ -387,7 +398,7 @@ def model_names(listed: Any) -> tuple[str, ...]:
     """The names in a list of models, in whichever of its usual shapes."""
     items = listed
     if isinstance(listed, dict):
-        items = listed.get("data") if "data" in listed else listed.get("models")
+        items = next((listed[key] for key in _LISTS if key in listed), None)
     if not isinstance(items, list):
         return ()
     names = (item if isinstance(item, str) else _name_of(item) for item in items[:MODELS_MAX])

@@ -31,8 +31,10 @@ DROPPABLE: Final = (
     "repetition_penalty",
     "seed",
     "stop",
+    "stream_options",
 )
-"""Parameters of sampling: a reply without them is another reply, and still the reply to this request."""
+"""Parameters of sampling, and the wish for usage: a reply without them is another reply, and still the reply
+to this request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Quirks:
     """Where a GET lists the models; empty where there is no such list."""
     models_complete: bool = False
     """Whether a model that is not in that list does not exist."""
+    models_open: bool = False
+    """Whether that list is open to everybody, so that having it says nothing about a key."""
     key_check_path: str = ""
     """What a GET answers only for a valid key, where the list of models is open to everybody."""
     key_header: str = "Authorization"
@@ -63,6 +67,7 @@ class Quirks:
     unsupported: tuple[str, ...] = ()
     """Parameters that the provider refuses or does not have."""
     temperature_max: float = 2.0
+    temperature_min: float = 0.0
     top_p_min: float = 0.0
     stream_usage: bool = False
     """Whether usage must be asked for with `stream_options`, and may be."""

@@ -56,12 +56,13 @@ def bound(
     key: str | None = CANARY,
     provider_id: str = "fake",
     adapter: type[Adapter] = OpenAIChat,
+    options: Mapping[str, Any] | None = None,
 ) -> Adapter:
     """An adapter that is not loaded yet."""
     spec = ProviderSpec(
         provider_id, "Fake", base_url=base_url, key_variables=("FAKE_API_KEY",), quirks=dict(quirks or {})
     )
-    return adapter(spec, Binding(1, key=key))
+    return adapter(spec, Binding(1, key=key, options=dict(options or {})))
 
 
 @contextlib.asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 from typing import Final
@@ -10,9 +11,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from supervisor.catalog import CatalogError, load_catalog
-from supervisor.providers import Catalog, Provider
+from supervisor.providers import Catalog, Provider, Setting, marks_in
+from workers.quirks import Quirks
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
+OWN_QUIRKS: Final = ("llama_cpp", "scripted")
+"""Adapters that are no HTTP: their own tests hold their quirks."""
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 OURS: Final = load_catalog(CHECKOUT / "venvs.toml")
 
@@ -62,6 +66,15 @@ def test_an_empty_file_has_no_providers(folder: Path) -> None:
         pytest.param('[provider."P!"]', ["[provider.P!]", "a name is"], id="a bad id"),
         pytest.param(f"[provider.{'p' * 33}]", ["a name is"], id="a long id"),
         pytest.param("[provider.-p]", ["[provider.-p]", "a name is"], id="a hyphen first"),
+        pytest.param("[wire.a-b]", ["[wire.a-b]", "a name is"], id="a bad wire name"),
+        pytest.param('[wire.w]\nenv = "x"', ["[wire.w]", "env 'x'"], id="a wire without its env"),
+        pytest.param("[wire.w]\nx = 1", ["[wire.w]", "'x'"], id="a wire with an unknown key"),
+        pytest.param(GOOD + 'confidence = "sure"', ["[provider.p]", "confidence"], id="a bad confidence"),
+        pytest.param(
+            GOOD + 'base_url = "https://{zone}.x"', ["[provider.p]", "{zone}"], id="a mark without a setting"
+        ),
+        pytest.param(GOOD + "settings.a = 1", ["settings.a", "table"], id="a setting that is no table"),
+        pytest.param(GOOD + "settings.a.b = 1", ["settings.a", "'b'"], id="a setting with an unknown key"),
         pytest.param('[env.Base]\nrequirements = ["x"]', ["[env.Base]", "a name is"], id="a bad env name"),
         pytest.param("[env.base]\nheavy = 1", ["[env.base]", "heavy", "bool"], id="heavy"),
         pytest.param("[env.base]\npython = 3.10", ["[env.base]", "python", "str"], id="python"),
@@ -147,6 +160,35 @@ def test_an_empty_file_has_no_providers(folder: Path) -> None:
 def test_a_bad_table_is_an_error_that_names_it_and_the_key(folder: Path, text: str, named: list[str]) -> None:
     message = error_of(folder, text)
     assert [part for part in named if part not in message] == []
+
+
+def test_a_wire_says_what_holds_for_its_providers_until_their_tables_do(folder: Path) -> None:
+    wire = '[wire.scripted]\nenv = "base"\nproof = "its tests"\n[wire.scripted.quirks]\na = 1\nb = 2\n'
+    text = BASE + wire + '[provider.p]\nadapter = "scripted"\nproof = "more"\n[provider.p.quirks]\nb = 3\n'
+    catalog = catalog_of(folder, text)
+    provider = catalog.providers["p"]
+    assert (provider.env, provider.quirks) == ("base", {"a": 1, "b": 3})
+    assert catalog.proof_of(provider) == "more; its tests"
+
+
+def test_a_setting_is_read_with_its_defaults(folder: Path) -> None:
+    text = GOOD + 'base_url = "https://{zone}.example"\n[provider.p.settings]\n'
+    text += 'zone = { variables = ["P_ZONE"] }\nsecret_word = { secret = true, default = "x" }\n'
+    provider = catalog_of(folder, text).providers["p"]
+    assert provider.settings == (
+        Setting("zone", ("P_ZONE",)),
+        Setting("secret_word", default="x", required=False, secret=True),
+    )
+    assert provider.variables == ("P_ZONE", "P_BASE_URL")
+    assert provider.secret_variables == ()
+
+
+def test_enabling_what_there_is_not_is_told(folder: Path) -> None:
+    assert "[doubtful.q]" in error_of(folder, GOOD, 'enabled = ["q"]')
+
+
+def test_enabling_what_is_offered_by_now_changes_nothing(folder: Path) -> None:
+    assert catalog_of(folder, GOOD, 'enabled = ["p"]').providers == catalog_of(folder, GOOD).providers
 
 
 def test_a_missing_file_is_named(folder: Path) -> None:
@@ -266,7 +308,39 @@ def test_a_table_of_ours_says_from_where_it_is_known_and_who_tried_it(provider: 
     assert provider.source
     assert provider.tried
     assert provider.name
-    assert all(re.fullmatch(r"[A-Z][A-Z0-9_]*_API_KEY", variable) for variable in provider.key)
+    assert provider.confidence in ("certain", "likely")
+    assert OURS.proof_of(provider)
+    assert all(re.fullmatch(r"[A-Z0-9][A-Z0-9_]*", variable) for variable in provider.variables)
+
+
+@every_provider
+def test_a_cell_of_ours_breaks_no_table(provider: Provider) -> None:
+    assert not any("|" in text or "\n" in text for text in (provider.name, provider.source, provider.tried))
+
+
+@every_provider
+def test_the_quirks_of_ours_are_quirks(provider: Provider) -> None:
+    if provider.adapter not in OWN_QUIRKS:
+        usual = importlib.import_module(f"workers.adapters.{provider.adapter}").ADAPTER.usual
+        quirks = Quirks.parse(provider.id, provider.quirks, over=usual)
+        options = {setting.name for setting in provider.settings} | {"model"}
+        paths = (quirks.chat_path, quirks.models_path, quirks.key_check_path)
+        assert {mark for path in paths for mark in marks_in(path)} <= options
+        assert all(not path or path.startswith("/") for path in paths)
+
+
+def test_a_doubtful_provider_of_ours_is_not_offered_until_it_is_enabled(folder: Path) -> None:
+    assert OURS.doubtful
+    assert not set(OURS.doubtful) & set(OURS.providers)
+    for provider in OURS.doubtful.values():
+        assert OURS.find(provider.id) is None
+        assert provider.confidence == "doubtful"
+        assert provider.source
+    local = folder / "venvs.local.toml"
+    local.write_text('enabled = ["lambda"]', encoding="utf-8")
+    enabled = load_catalog(CHECKOUT / "venvs.toml", local)
+    assert enabled.find("lambda") == OURS.doubtful["lambda"]
+    assert "lambda" not in enabled.doubtful
 
 
 @every_provider

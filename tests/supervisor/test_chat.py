@@ -121,7 +121,7 @@ def test_a_reply_cannot_send_control_characters_to_the_terminal(place: Place) ->
     ("flags", "code", "said"),
     [
         pytest.param(["--provider", "groq"], 4, "GROQ_API_KEY", id="no key"),
-        pytest.param(["--provider", "dmeo"], 4, "Did you mean demo?", id="unknown provider"),
+        pytest.param(["--provider", "dmeo"], 4, "Did you mean demo", id="unknown provider"),
         pytest.param(["--model", "no-such-model"], 4, "no-such-model", id="unknown model"),
         pytest.param(["--prov", "demo"], 2, "unrecognized arguments", id="unknown flag"),
         pytest.param(["--url", "http://127.0.0.1:1"], 2, "is not a WebSocket URL", id="wrong kind of URL"),

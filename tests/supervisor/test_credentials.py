@@ -319,9 +319,7 @@ def test_a_part_of_a_host_is_one_plain_word(tmp_path: Path, value: str) -> None:
         bind(cloud(tmp_path), CLOUD, options={"region": value, "account": "a"}, api_key="own")
 
 
-@pytest.mark.parametrize(
-    "value", ["..", ".", "a/b", "a?b", "a#b", "%2e", "a b", 5.5, [], {"a": 1}, "x" * 200]
-)
+@pytest.mark.parametrize("value", ["..", ".", "a/b", "a?b", "a#b", "%2e", "a b", [], {"a": 1}, "x" * 200])
 def test_a_part_of_a_path_stays_one_part(tmp_path: Path, value: object) -> None:
     with pytest.raises(ClientError):
         bind(cloud(tmp_path), CLOUD, options={"account": value})

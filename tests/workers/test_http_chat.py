@@ -14,9 +14,9 @@ from tests.fakes.bound import bound, collect, finish_of, load_only, refusal, req
 from tests.fakes.http_server import Exchange
 from tests.fakes.openai_server import Behaviour, OpenAIServer
 from workers import http_chat as module
-from workers.adapter import AdapterError, Event, Request
+from workers.adapter import AdapterError, Event, LoadRequest, Request
 from workers.answer import Answer
-from workers.chat_body import Body
+from workers.chat_body import Body, build
 from workers.codes import Code
 from workers.http_chat import HttpChat, model_names
 from workers.quirks import Quirks
@@ -106,6 +106,7 @@ async def test_another_kind_of_stream_is_no_answer_of_that_wire() -> None:
         ([{"id": "a"}, {"id": "b"}], ("a", "b")),
         ({"data": [{"id": "a"}, {"id": "a"}, {"name": "b"}]}, ("a", "b")),
         ({"models": ["a", 7, {}, {"id": 7}, None]}, ("a",)),
+        ({"result": [{"name": "a"}]}, ("a",)),
         ({"data": 7}, ()),
         (None, ()),
     ],
@@ -129,3 +130,91 @@ async def test_only_so_many_models_are_remembered_for_what_they_refuse(
             await collect(adapter, request(model=model))
         await adapter.close()
     assert ["temperature" in received.body for received in server.requests] == [True, False]
+
+
+# ---- paths that leave something open, requests that are signed, keys that nothing checks
+
+
+class SignedChat(LinesChat):
+    """A wire whose requests carry a signature of their own."""
+
+    async def signed(self, path: str, body: bytes) -> dict[str, str]:
+        return {"x-signature": f"{path} {len(body)}"}
+
+
+async def test_every_request_is_signed_by_what_it_is() -> None:
+    async with OpenAIServer() as server:
+        server.behaviour = Behaviour(events=(b'{"end": true}\n',), headers=NDJSON)
+        adapter = bound(server.base_url, {"models_path": "/models"}, adapter=SignedChat)
+        await load_only(adapter)
+        await collect(adapter, request())
+        await adapter.close()
+    assert server.lists[0].headers["x-signature"] == "/models 0"
+    sent = server.requests[0]
+    assert sent.headers["x-signature"] == f"/talk/fake-small {len(sent.raw)}"
+    assert sent.headers["content-type"] == "application/json"
+
+
+PATHS: Final = {"chat_path": "/of/{model}/talk?version={version}", "models_path": "/list?version={version}"}
+
+
+async def test_a_path_is_filled_with_the_model_and_with_options_and_stays_one_path() -> None:
+    async with OpenAIServer() as server:
+        adapter = bound(server.base_url, PATHS, options={"version": "1&x=2"})
+        await load_only(adapter)
+        await collect(adapter, request(model="org/../m?#:1"))
+        await adapter.close()
+    assert server.lists[0].path == "/v1/list?version=1%26x%3D2"
+    assert server.requests[0].path == "/v1/of/org%2F..%2Fm%3F%23:1/talk?version=1%26x%3D2"
+
+
+async def test_an_option_that_is_no_text_is_told() -> None:
+    async with OpenAIServer() as server:
+        adapter = bound(server.base_url, PATHS, options={"version": ["1"]})
+        with pytest.raises(AdapterError) as caught:
+            await load_only(adapter)
+        await adapter.close()
+    assert (caught.value.code, caught.value.message) == (
+        Code.INVALID_REQUEST,
+        "the option version must be a text",
+    )
+
+
+@pytest.mark.parametrize(
+    ("quirks", "key", "verify", "told"),
+    [
+        pytest.param({"models_open": True}, "k", True, True, id="an open list"),
+        pytest.param({"models_path": ""}, "k", True, True, id="no list"),
+        pytest.param({}, "k", True, False, id="a list that needs the key"),
+        pytest.param({"models_open": True}, None, True, False, id="no key"),
+        pytest.param({"models_open": True}, "k", False, False, id="no check wanted"),
+        pytest.param(
+            {"models_open": True, "key_check_path": "/key"}, "k", True, False, id="checked elsewhere"
+        ),
+    ],
+)
+async def test_a_key_that_nothing_checked_is_told(
+    quirks: dict[str, Any], key: str | None, verify: bool, told: bool
+) -> None:
+    async with OpenAIServer() as server:
+        adapter = bound(server.base_url, quirks, key=key)
+        loaded = await load_only(adapter, LoadRequest(verify=verify))
+        await adapter.close()
+    assert [warning.name for warning in loaded.warnings] == ["KEY_NOT_CHECKED"] * told
+
+
+async def test_a_provider_that_refuses_the_wish_for_usage_is_not_asked_again() -> None:
+    async with OpenAIServer() as server:
+        adapter = bound(server.base_url, {"stream_usage": True})
+        await load_only(adapter)
+        server.script = [refusal(400, {"message": "Unknown parameter: 'stream_options'"})]
+        for _ in range(2):
+            assert text_of(await collect(adapter, request())) == "Hello there."
+        await adapter.close()
+    assert ["stream_options" in received.body for received in server.requests] == [True, False, False]
+
+
+def test_a_temperature_that_is_too_low_is_lifted_and_told() -> None:
+    body = build(request(temperature=0.0), Quirks(temperature_min=0.01))
+    assert body.fields["temperature"] == 0.01
+    assert [warning.name for warning in body.warnings] == ["PARAMETER_CHANGED"]

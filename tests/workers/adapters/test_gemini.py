@@ -34,7 +34,7 @@ from workers.adapters.gemini import Gemini
 from workers.chat_body import Body
 from workers.codes import Code
 from workers.gemini_body import build
-from workers.gemini_chat import USUAL
+from workers.gemini_models import USUAL
 from workers.prompt import OPENING
 from workers.quirks import Quirks
 
@@ -353,7 +353,8 @@ async def test_a_model_that_refuses_a_parameter_is_asked_again_without_it(
     made = bound(gemini_server.base_url, adapter=Gemini)
     await load_only(made)
     gemini_server.script = [Behaviour(status=400, body=failed(400, message))]
-    wanted = request(sampling={"presence_penalty": 0.5, "top_k": 64}, stop=("END",))
+    sampling = {"presence_penalty": 0.5, "top_k": 64}
+    wanted = request(model="gemini-2.0-new", sampling=sampling, stop=("END",))
     finish = finish_of(await collect(made, wanted))
     await made.close()
     first, second = (set(received.body["generationConfig"]) for received in gemini_server.requests)
