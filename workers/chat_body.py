@@ -21,6 +21,7 @@ __all__ = [
     "Body",
     "asks_to_think",
     "build",
+    "changed",
     "omitted",
     "refuse_stop_ids",
     "sampling",
@@ -134,7 +135,7 @@ def sampling(
             continue
         kept = _within(name, value, quirks)
         if kept != value:
-            warnings.append(Warn("PARAMETER_CHANGED", f"{name} {value:g} was sent as {kept:g}"))
+            warnings.append(changed(name, value, kept))
         result[fields.get(name, name)] = int(kept) if name in _WHOLE else kept
     return result
 
@@ -202,6 +203,11 @@ def _streams(request: Request, quirks: Quirks, stops: list[str], body: Mapping[s
     if quirks.json_unstreamed and "response_format" in body:
         return False
     return request.stream or len(stops) < len(set(request.stop))
+
+
+def changed(name: str, value: float, kept: float) -> Warn:
+    """The warning about a parameter that was sent with another value."""
+    return Warn("PARAMETER_CHANGED", f"{name} {value:g} was sent as {kept:g}")
 
 
 def omitted(name: str) -> Warn:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from workers.adapter import Message, Request, Warn
+from workers.adapter import Request, Warn
 from workers.chat_body import NO_EFFORT, Body, asks_to_think, omitted, refuse_stop_ids, sampling, stops_sent
-from workers.prompt import conversation
+from workers.prompt import after_start, alternating, plain_roles
 from workers.quirks import Quirks, matches
 
 __all__ = ["build"]
@@ -64,15 +64,18 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
 
 def _prompt(request: Request, quirks: Quirks) -> dict[str, Any]:
     """The contents, and the system prompt where the model has a place for one."""
-    system, turns = conversation(request.messages, lifted=quirks.system_role == "system")
-    fields: dict[str, Any] = {"contents": [_content(_ROLES[turn.role], turn) for turn in turns]}
+    messages = plain_roles(request.messages)
+    if quirks.system_role != "system":
+        messages = after_start(messages, then=quirks.system_role)
+    system, turns = alternating(messages)
+    fields: dict[str, Any] = {"contents": [_content(_ROLES[turn.role], turn.content) for turn in turns]}
     if system:
-        fields["systemInstruction"] = _content("user", Message("system", system))
+        fields["systemInstruction"] = _content("user", "\n".join(system))
     return fields
 
 
-def _content(role: str, message: Message) -> dict[str, Any]:
-    return {"role": role, "parts": [{"text": message.content}]}
+def _content(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "parts": [{"text": text}]}
 
 
 def _asks_to_think(request: Request) -> bool:

@@ -14,7 +14,7 @@ import contextlib
 import difflib
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from typing import Any, ClassVar, Final, Protocol
 from urllib.parse import quote
 
@@ -50,6 +50,8 @@ AFTER_END_S: Final = 1.0
 """How long usage and the mark of the end are waited for once the model has said that it ended."""
 MODELS_MAX: Final = 4096
 """More model names than any provider has; the rest is left out."""
+PAGES_MAX: Final = 4
+"""Pages of such a list; it is asked for by hundreds."""
 NEAR_MODELS: Final = 3
 LEARNT_MODELS_MAX: Final = 256
 """Models whose refused parameters are remembered."""
@@ -94,6 +96,8 @@ class HttpChat(Adapter, abc.ABC):
     """What takes a stream apart."""
     accepted: ClassVar[tuple[int, ...]] = (200,)
     """The statuses of an answer; any other is a refusal."""
+    refusing: ClassVar[Mapping[int, Code]] = {}
+    """What a status of a refusal means on this wire and on no other."""
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
         super().__init__(provider, binding)
@@ -146,6 +150,27 @@ class HttpChat(Adapter, abc.ABC):
             AdapterError: whatever the network or the provider did.
         """
         return await upstream.get_json(path, timeout_s=timeout_s, headers=await self.signed(path, b""))
+
+    async def pages(
+        self, upstream: Upstream, path: str, timeout_s: float, following: Callable[[Any], str]
+    ) -> tuple[str, ...]:
+        """The names in a list that comes page by page; `following` says of a page by which query the next one
+        is asked for, and nothing of the last.
+
+        Raises:
+            AdapterError: whatever the network or the provider did.
+        """
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + timeout_s
+        names: list[str] = []
+        after = ""
+        for _ in range(PAGES_MAX):
+            page = await self.listed(upstream, path + after, max(ends - loop.time(), 0))
+            names += model_names(page)
+            after = following(page)
+            if not after:
+                break
+        return tuple(dict.fromkeys(names))
 
     def option(self, name: str) -> str:
         """An option of this binding, as text; empty where there is none.
@@ -227,7 +252,7 @@ class HttpChat(Adapter, abc.ABC):
                 f"the key for {self.provider.name} holds characters that no key has: copy it once more",
             )
         headers = {**self._quirks.extra_headers, **self.headers(key)}
-        who = Who(self.provider.name, self.provider.key_variables, (key,) if key else ())
+        who = Who(self.provider.name, self.provider.key_variables, (key,) if key else (), self.refusing)
         return Upstream(base_url, who, headers, accepted=self.accepted)
 
     async def _checked(self, upstream: Upstream, *, verify: bool) -> tuple[Warn, ...]:

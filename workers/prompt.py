@@ -19,18 +19,19 @@ __all__ = [
     "OPENING",
     "after_reply",
     "after_start",
+    "alternating",
     "clean_name",
-    "conversation",
     "merged",
     "plain_roles",
     "prefixed",
+    "spoken",
 ]
 
 NAME_MAX_CHARS: Final = 64
 """What OpenAI allows; others allow more or have no such field."""
 SPEAKING_ROLES: Final = ("system", "user", "assistant")
 OPENING: Final = "Begin."
-"""What the user is made to say where a prompt does not begin with them and a wire wants it."""
+"""What the user is made to say where a wire wants a user and the prompt has none, or has them too late."""
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]+")
 
 
@@ -75,6 +76,36 @@ def plain_roles(messages: Iterable[Message]) -> list[Message]:
     return result
 
 
+def spoken(messages: Iterable[Message]) -> list[Message]:
+    """The messages as all wires without a `name` field take them; blank ones are a 400 there.
+
+    Raises:
+        AdapterError: UNSUPPORTED, a message belongs to a tool; INVALID_PROMPT, all of them are blank.
+    """
+    result = [prefixed(message) for message in plain_roles(messages)]
+    result = [message for message in result if message.content.strip()]
+    if not result:
+        raise AdapterError(Code.INVALID_PROMPT, "all messages are empty: send some text")
+    return result
+
+
+def alternating(messages: Iterable[Message]) -> tuple[list[str], list[Message]]:
+    """The system prompt in its parts, and the turns of user and assistant in turn, the user first.
+
+    Raises:
+        AdapterError: as `spoken`.
+    """
+    said = spoken(messages)
+    start = next((n for n, message in enumerate(said) if message.role != "system"), len(said))
+    turns = after_start(said[start:], then="user")
+    if not turns or turns[0].role != "user":
+        turns.insert(0, Message("user", OPENING))
+    turns = merged(turns)
+    if turns[-1].role == "assistant":  # white space at its very end is a 400 where it is to be continued
+        turns[-1] = replace(turns[-1], content=turns[-1].content.rstrip())
+    return [message.content for message in said[:start]], turns
+
+
 def after_reply(messages: Iterable[Message], *, then: str) -> list[Message]:
     """The messages with every `system` one that follows a reply given the role `then`."""
     result: list[Message] = []
@@ -100,26 +131,3 @@ def merged(messages: Iterable[Message]) -> list[Message]:
         else:
             result.append(message)
     return result
-
-
-def conversation(messages: Iterable[Message], *, lifted: bool = True) -> tuple[str, list[Message]]:
-    """The system prompt of the start, and turns of user and assistant that alternate, the user first.
-
-    Names stand in the content, and blank messages are left out: wires of this kind refuse them.
-    Where the system prompt is not `lifted` it is a part of what the user says.
-
-    Raises:
-        AdapterError: UNSUPPORTED, a message belongs to a tool; INVALID_PROMPT, nothing is said.
-    """
-    spoken = [prefixed(message) for message in plain_roles(messages)]
-    spoken = [message for message in spoken if message.content.strip()]
-    if not spoken:
-        raise AdapterError(Code.INVALID_PROMPT, "all messages are empty: send some text")
-    start = 0
-    if lifted:
-        start = next((n for n, message in enumerate(spoken) if message.role != "system"), len(spoken))
-    system = "\n".join(message.content for message in spoken[:start])
-    turns = after_start(spoken[start:], then="user")
-    if not turns or turns[0].role != "user":
-        turns.insert(0, Message("user", OPENING))
-    return system, merged(turns)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import email.utils
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -139,6 +139,8 @@ class Who:
     name: str
     key_variables: tuple[str, ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    statuses: Mapping[int, Code] = field(default_factory=dict)
+    """What a status means there and nowhere else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ def refusal(
     who: Who, status: int | None, fields: ErrorFields, *, model: str = "", retry_after_ms: int | None = None
 ) -> Refusal:
     """The error for an answer with that status, or, without one, for an error inside a stream."""
-    code = _classified(status, fields)
+    code = who.statuses.get(status or 0) or _classified(status, fields)
     shown_model = f"model {model!r}" if model else "that model"
     sentence = _SENTENCES[code].format(
         who=who.name if status is None else f"{who.name} (HTTP {status})",

@@ -132,12 +132,12 @@ class Wire(abc.ABC):
     counts: ClassVar[tuple[str, ...]]
     """The fields of Usage that the wire can tell."""
     temperature_max: ClassVar[float]
-    words: ClassVar[Mapping[str, str]] = {}
-    """Our parameters of sampling → the wire's words for them, where those differ."""
     sees_nothing: ClassVar[Sequence[bytes]]
     """Bodies with status 200 that are JSON and no answer of this wire."""
     garbage: ClassVar[Sequence[bytes]]
     """Pieces of a stream that are not of this wire."""
+    names: ClassVar[Mapping[str, str]] = {}
+    """Parameters of sampling that this wire calls otherwise."""
     absent: ClassVar[Mapping[str, str]] = {}
     """Rows of the contract that do not apply → why."""
 

@@ -139,3 +139,11 @@ def test_a_wait_in_the_body_counts_where_no_header_tells_one() -> None:
     fields = ErrorFields(retry_after_ms=1500)
     assert refusal(WHO, 429, fields).retry_after_ms == 1500
     assert refusal(WHO, 429, fields, retry_after_ms=0).retry_after_ms == 0
+
+
+def test_a_status_may_mean_something_of_its_own_at_one_provider() -> None:
+    fields = ErrorFields(message="m")
+    own = Who("Fake", statuses={498: Code.CONTENT_FILTERED})
+    assert refusal(own, 498, fields).code is Code.CONTENT_FILTERED
+    assert refusal(WHO, 498, fields).code is Code.UPSTREAM_PROTOCOL
+    assert refusal(own, None, fields).code is Code.UPSTREAM_ERROR

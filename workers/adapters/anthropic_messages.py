@@ -6,17 +6,15 @@ take no sampling, which think by themselves, and how each is told not to.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-from workers.adapter import Alive, Event, FinishReason, Message, Reasoning, Request, Usage, Warn
+from workers.adapter import Alive, Event, FinishReason, Reasoning, Request, Usage, Warn
 from workers.answer import Answer, count
 from workers.chat_body import NO_EFFORT, Body, asks_to_think, omitted, refuse_stop_ids, sampling, stops_sent
-from workers.http_chat import HttpChat, model_names
-from workers.pages import all_pages
-from workers.prompt import conversation
+from workers.http_chat import HttpChat
+from workers.prompt import alternating
 from workers.quirks import Quirks, matches
 from workers.refusals import Who
 from workers.upstream import Upstream
@@ -65,9 +63,10 @@ class AnthropicMessages(HttpChat):
         return MessagesReply(who, model=request.model, max_output_length=request.max_output_length)
 
     async def models(self, upstream: Upstream, path: str, timeout_s: float) -> tuple[str, ...]:
-        get = functools.partial(self.listed, upstream)
-        pages = await all_pages(get, f"{path}?limit={PAGE_MODELS}", timeout_s, _following)
-        return tuple(dict.fromkeys(name for page in pages for name in model_names(_in_use(page))))
+        return await self.pages(upstream, f"{path}?limit={PAGE_MODELS}", timeout_s, _following)
+
+    async def listed(self, upstream: Upstream, path: str, timeout_s: float) -> Any:
+        return _in_use(await super().listed(upstream, path, timeout_s))
 
 
 def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) -> Body:
@@ -80,14 +79,14 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     warnings: list[Warn] = []
     asked = asks_to_think(request)
     thinks = asked or matches(quirks.reasoning_models, request.model)
-    system, turns = _conversation(request.messages)
+    system, turns = alternating(request.messages)
     body: dict[str, Any] = {
         "model": request.model,
         "max_tokens": request.max_output_length + (quirks.reasoning_headroom if thinks else 0),
-        "messages": turns,
+        "messages": [{"role": message.role, "content": message.content} for message in turns],
     }
     if system:
-        body["system"] = system
+        body["system"] = "\n".join(system)
     left_out = {*quirks.unsupported, *refused, *(quirks.reasoning_unsupported if thinks else ())}
     body.update(_sampling(request, quirks, left_out, warnings))
     stops = [] if thinks else stops_sent(request, quirks, left_out)
@@ -100,15 +99,6 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
         body["stream"] = True
     body.update({**quirks.extra_body, **request.extra})
     return Body(body, tuple(warnings), streamed)
-
-
-def _conversation(messages: tuple[Message, ...]) -> tuple[str, list[dict[str, str]]]:
-    """The system prompt, and the turns as the wire has them."""
-    system, turns = conversation(messages)
-    result = [{"role": message.role, "content": message.content} for message in turns]
-    if turns[-1].role == "assistant":
-        result[-1]["content"] = turns[-1].content.rstrip()  # white space at the very end is a 400
-    return system, result
 
 
 def _sampling(
@@ -222,18 +212,19 @@ class MessagesReply(Answer):
 ADAPTER: Final = AnthropicMessages
 
 
-def _following(page: Any) -> str:
-    """What asks for the page after this one."""
-    last = page.get("last_id") if isinstance(page, dict) and page.get("has_more") else None
-    return f"&after_id={quote(last, safe='')}" if last and isinstance(last, str) else ""
-
-
 def _in_use(page: Any) -> Any:
     """A page of the list without the models that are listed only because they once were."""
     items = page.get("data") if isinstance(page, dict) else None
     if not isinstance(items, list):
         return page
-    return [item for item in items if not (isinstance(item, dict) and item.get("lifecycle") == "retired")]
+    kept = [item for item in items if not (isinstance(item, dict) and item.get("lifecycle") == "retired")]
+    return {**page, "data": kept}
+
+
+def _following(page: Any) -> str:
+    """The query for the page after this one."""
+    last = page.get("last_id") if isinstance(page, dict) and page.get("has_more") else None
+    return f"&after_id={quote(last, safe='')}" if last and isinstance(last, str) else ""
 
 
 def _usage(counts: Mapping[str, Any]) -> Usage:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Final
 from urllib.parse import quote
 
 from workers.gemini_chat import GeminiChat, plain_name
-from workers.pages import all_pages
 from workers.upstream import Upstream
 
 __all__ = ["ADAPTER", "Gemini"]
@@ -22,9 +20,10 @@ class Gemini(GeminiChat):
     """Google AI Studio for one binding."""
 
     async def models(self, upstream: Upstream, path: str, timeout_s: float) -> tuple[str, ...]:
-        get = functools.partial(self.listed, upstream)
-        pages = await all_pages(get, f"{path}?pageSize={PAGE_MODELS}", timeout_s, _following)
-        return tuple(dict.fromkeys(name for page in pages for name in _names(page)))
+        return await self.pages(upstream, f"{path}?pageSize={PAGE_MODELS}", timeout_s, _following)
+
+    async def listed(self, upstream: Upstream, path: str, timeout_s: float) -> Any:
+        return _that_answer(await super().listed(upstream, path, timeout_s))
 
 
 def _following(page: Any) -> str:
@@ -33,13 +32,13 @@ def _following(page: Any) -> str:
     return f"&pageToken={quote(token, safe='')}" if token and isinstance(token, str) else ""
 
 
-def _names(page: Any) -> list[str]:
-    """The models of a page that answer."""
+def _that_answer(page: Any) -> Any:
+    """A page of the list with the plain names of the models that answer, and of no others."""
     items = page.get("models") if isinstance(page, dict) else None
     if not isinstance(items, list):
-        return []
+        return page
     models = [item for item in items if isinstance(item, dict) and METHOD in _methods(item)]
-    return [name for item in models if (name := plain_name(item.get("name")))]
+    return {**page, "models": [plain_name(item.get("name")) for item in models]}
 
 
 def _methods(item: dict[str, Any]) -> list[Any]:

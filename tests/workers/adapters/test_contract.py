@@ -350,8 +350,8 @@ async def test_parameters_that_the_wire_lacks_are_told(served: Served) -> None:
     ended(outcome)
     body = json.dumps(served.server.requests[0].body)
     missing = [message.split()[0] for _, message in outcome.body["warnings"]]
-    words = served.wire.words
-    assert all((name in missing) != (f'"{words.get(name, name)}"' in body) for name in sampling)
+    called = {name: served.wire.names.get(name, name) for name in sampling}
+    assert all((name in missing) != (f'"{called[name]}"' in body) for name in sampling)
 
 
 async def test_extra_is_passed_on_as_it_is(served: Served) -> None:
