@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from typing import Any, ClassVar, Final
+from urllib.parse import quote
 
 from workers.adapter import Event, ReportProgress, Request, Warn
 from workers.chat_body import Body
@@ -18,7 +19,7 @@ from workers.http_chat import Decoder, HttpChat
 from workers.quirks import Quirks
 from workers.refusals import Who
 
-__all__ = ["GeminiChat", "plain_name"]
+__all__ = ["GeminiChat", "following_page", "plain_name"]
 
 STREAM: Final = ":streamGenerateContent?alt=sse"
 WHOLE: Final = ":generateContent"
@@ -44,6 +45,12 @@ class GeminiChat(HttpChat):
 
     async def preload(self, model: str | None, report: ReportProgress) -> tuple[Warn, ...]:
         return await super().preload(plain_name(model or ""), report)
+
+
+def following_page(page: Any) -> str:
+    """What asks for the page after this one of a list of models."""
+    token = page.get("nextPageToken") if isinstance(page, dict) else None
+    return f"&pageToken={quote(token, safe='')}" if token and isinstance(token, str) else ""
 
 
 def plain_name(model: Any) -> str:

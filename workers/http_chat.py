@@ -119,6 +119,14 @@ class HttpChat(Adapter, abc.ABC):
         """Where the request goes, after the base URL: `chat_path`, with `{model}` and options filled in."""
         return self._filled(self._quirks.chat_path, model=request.model)
 
+    def address(self) -> str:
+        """The base URL; empty where there is none."""
+        return self.binding.base_url or self.provider.base_url or ""
+
+    def key(self) -> str:
+        """What proves who asks; empty where there is none, or where each request is `signed` instead."""
+        return (self.binding.key or "").strip()
+
     def headers(self, key: str) -> Mapping[str, str]:
         """What every request of this binding carries; `key` is empty where there is none."""
         return {self._quirks.key_header: self._quirks.key_prefix + key} if key else {}
@@ -240,12 +248,12 @@ class HttpChat(Adapter, abc.ABC):
     # ---- load
 
     def _made(self) -> Upstream:
-        base_url = self.binding.base_url or self.provider.base_url
+        base_url = self.address()
         if not base_url:
             raise AdapterError(
                 Code.INVALID_REQUEST, f"{self.provider.name} has no address of its own: give base_url in load"
             )
-        key = (self.binding.key or "").strip()
+        key = self.key()
         if not key.isascii() or not key.isprintable():
             raise AdapterError(
                 Code.AUTHORIZATION,

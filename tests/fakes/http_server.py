@@ -274,7 +274,7 @@ class _Connection(asyncio.Protocol):
         if len(rest) < length:
             return
         raw, self._data = rest[:length], rest[length:]
-        body = json.loads(raw) if raw else None
+        body = json.loads(raw) if raw and headers.get("content-type", JSON) == JSON else None
         request = Received(method, path, headers, body, raw, self._number, time.monotonic_ns())
         self._requests.append(request)
         self._server._take(self, request)

@@ -81,7 +81,7 @@ class Served:
 
     async def load(self, **changes: Any) -> frames.Bound:
         """Binds anew, with the key and the server's address unless told otherwise."""
-        given = {"key": CANARY, "base_url": self.server.base_url, **changes}
+        given = {"key": self.wire.credential(CANARY), "base_url": self.server.base_url, **changes}
         bound = await self._rig.bind(**given)
         _clean(bound)
         return bound
@@ -140,7 +140,7 @@ class Served:
 @asynccontextmanager
 async def serving(wire: Wire, *, load: bool = True, **quirks: Any) -> AsyncIterator[Served]:
     """A server, a host and a binding, loaded unless `load` is false."""
-    async with FakeServer(wire) as server:
+    async with wire.beside(), FakeServer(wire) as server:
         spec = ProviderSpec(
             wire.name.replace("_", "-"), NAME, key_variables=(VARIABLE,), quirks={**wire.quirks, **quirks}
         )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from typing import Any, Final
-from urllib.parse import quote
 
-from workers.gemini_chat import GeminiChat, plain_name
+from workers.gemini_chat import GeminiChat, following_page, plain_name
 from workers.upstream import Upstream
 
 __all__ = ["ADAPTER", "Gemini"]
@@ -20,16 +19,10 @@ class Gemini(GeminiChat):
     """Google AI Studio for one binding."""
 
     async def models(self, upstream: Upstream, path: str, timeout_s: float) -> tuple[str, ...]:
-        return await self.pages(upstream, f"{path}?pageSize={PAGE_MODELS}", timeout_s, _following)
+        return await self.pages(upstream, f"{path}?pageSize={PAGE_MODELS}", timeout_s, following_page)
 
     async def listed(self, upstream: Upstream, path: str, timeout_s: float) -> Any:
         return _that_answer(await super().listed(upstream, path, timeout_s))
-
-
-def _following(page: Any) -> str:
-    """What asks for the page after this one."""
-    token = page.get("nextPageToken") if isinstance(page, dict) else None
-    return f"&pageToken={quote(token, safe='')}" if token and isinstance(token, str) else ""
 
 
 def _that_answer(page: Any) -> Any:

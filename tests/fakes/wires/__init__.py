@@ -8,8 +8,9 @@ from tests.fakes.wire import Wire
 from tests.fakes.wires.anthropic_messages import AnthropicWire
 from tests.fakes.wires.gemini import GeminiWire
 from tests.fakes.wires.openai_chat import OpenAIWire
+from tests.fakes.wires.vertex import VertexWire
 
 __all__ = ["WIRES"]
 
-WIRES: Final[tuple[Wire, ...]] = (OpenAIWire(), AnthropicWire(), GeminiWire())
+WIRES: Final[tuple[Wire, ...]] = (OpenAIWire(), AnthropicWire(), GeminiWire(), VertexWire())
 """Every wire that has an adapter; the contract runs against each."""

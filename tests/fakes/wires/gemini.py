@@ -9,16 +9,14 @@ from typing import Any, ClassVar, Final
 from urllib.parse import parse_qs, urlsplit
 
 from tests.fakes.wire import Asked, Behaviour, Received, Refused, Turn, Wire, event
-from workers.adapter import FinishReason, Usage
+from workers.adapter import Adapter, FinishReason, Usage
 from workers.adapters.gemini import Gemini
 from workers.codes import Code
 
 __all__ = ["GeminiWire", "chunk", "failed", "part"]
 
 PAGE_MAX: Final = 1000
-PATH: Final = re.compile(
-    r"\A/v1beta/models/([^/:?]+):(generateContent|streamGenerateContent\?alt=sse)\Z", re.ASCII
-)
+METHODS: Final = r":(generateContent|streamGenerateContent\?alt=sse)\Z"
 STATUSES: Final = {
     400: "INVALID_ARGUMENT",
     403: "PERMISSION_DENIED",
@@ -66,9 +64,11 @@ class GeminiWire(Wire):
     """Its stream has no mark of its end, and its errors are no events of it."""
 
     name = "gemini"
-    adapter = Gemini
+    adapter: ClassVar[type[Adapter]] = Gemini
     quirks: ClassVar[Mapping[str, Any]] = {"models_complete": True}
     mount = "/v1beta"
+    path: ClassVar[str] = r"\A/v1beta/models/([^/:?]+)"
+    """Of a generation, up to its method."""
     reasons: ClassVar[Mapping[str, FinishReason]] = {
         "STOP": "stop",
         "MAX_TOKENS": "length",
@@ -241,7 +241,7 @@ class GeminiWire(Wire):
 
     def asked(self, received: Received) -> Asked:
         body, config = received.body, received.body["generationConfig"]
-        path = PATH.match(received.path)
+        path = re.match(self.path + METHODS, received.path, re.ASCII)
         assert path is not None
         roles = [content["role"] for content in body["contents"]]
         assert roles == [("user", "model")[n % 2] for n in range(len(roles))], "they take turns"
@@ -256,7 +256,7 @@ class GeminiWire(Wire):
             stops=tuple(config.get("stopSequences", ())),
             max_tokens=config["maxOutputTokens"],
             temperature=config.get("temperature"),
-            key=received.headers.get("x-goog-api-key"),
+            key=received.headers.get("x-goog-api-key", received.key),
             streamed=self.streams(received),
         )
 
