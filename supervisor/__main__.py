@@ -1,9 +1,10 @@
 """`python CHECKOUT/supervisor [PORT] ...`: from any Python to the supervisor's environment, and on.
 
-The first word says what: `install` (cli.py), `chat` (chat.py), `status` (status.py), `provision`
-(provisioner.py); anything else is the service (app.py). Started by path with any Python from 3.10 on; started
-as `python -m supervisor`, it stays in that Python. Without its environment it exits with 2 and the command
-that makes it. It must be read by Pythons that are too old to run it, so annotations are quoted here."""
+The first word says what: `install` (cli.py), `chat` (chat.py), `status` (status.py), `probe` (live_probe.py),
+`provision` (provisioner.py); anything else is the service (app.py). Started by path with any Python from 3.10
+on; started as `python -m supervisor`, it stays in that Python. Without its environment it exits with 2 and
+the command that makes it. It must be read by Pythons that are too old to run it, so annotations are quoted
+here."""
 
 import os
 import sys
@@ -82,6 +83,10 @@ def _dispatch(argv: "list[str]") -> int:
         from supervisor import status
 
         return status.main(argv[1:])
+    if word == "probe":
+        from supervisor import live_probe
+
+        return live_probe.main(argv[1:])
     if word == "provision":
         from supervisor import provisioner
 

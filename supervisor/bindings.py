@@ -40,6 +40,9 @@ class Binding:
     base_url: str | None = None
     options: Mapping[str, object] = field(default_factory=dict, repr=False)
     said: Said = field(default_factory=Said, repr=False)
+    keep_alive_s: float | None = None
+    """How long an engine's worker stays after it was used last: infinity pins it, None leaves it to who is
+    connected."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,27 +11,23 @@ cannot be loaded; 130 interrupted before there was a prompt. A module that does 
 from __future__ import annotations
 
 import argparse
-import collections
 import contextlib
 import io
 import json
 import os
-import queue
-import shutil
 import signal
-import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Final, TextIO
+from typing import Any, Final
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
-from websockets.sync.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection
 
-from supervisor import spawn
 from supervisor.config import load_settings
 from supervisor.errors import SettingsError
+from supervisor.own_module import EXIT_GONE, EXIT_SETTINGS, NoModuleError, connected, own_module
+from supervisor.terminal import StatusLine
 from workers.codes import Code
 
 with contextlib.suppress(
@@ -42,20 +38,11 @@ with contextlib.suppress(
 __all__ = ["main"]
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
-EXIT_GONE: Final = 1
-EXIT_SETTINGS: Final = 2
 EXIT_NOT_LOADED: Final = 4
 EXIT_INTERRUPTED: Final = 130
 
-READY_S: Final = 30.0
-"""From start to the ready line; a second is usual, a cold disk behind an antivirus takes many."""
-STOP_S: Final = 8.0
-"""For the module to end by itself: a little more than it allows its workers."""
-CONNECT_S: Final = 10.0
-GOODBYE_S: Final = 1.0
 POLL_S: Final = 0.05
 """Between two looks for Ctrl-C: on Windows a wait for a message cannot be broken off by one."""
-COMPLAINTS_KEPT: Final = 5
 HISTORY_MAX_CHARS: Final = 100_000
 """Of the conversation; the oldest part is forgotten, long before a frame is too large for the module."""
 OUTPUT_TOKENS: Final = 1_000
@@ -66,12 +53,8 @@ CONTROL_CHARACTERS: Final = {code: None for code in (*range(0x20), *range(0x7F, 
 """What a reply may not do to a terminal: clear it, rename it, paste into it."""
 
 
-class _ChatError(Exception):
-    """The chat cannot go on; the text is one sentence for a person."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+class _NotLoadedError(Exception):
+    """The provider cannot be loaded; the text is one sentence for a person."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -81,16 +64,18 @@ def main(argv: Sequence[str]) -> int:
     try:
         settings = load_settings(["--home", flags.home] if flags.home else [], os.environ, CHECKOUT)
         with contextlib.ExitStack() as stack:
-            url = flags.url or stack.enter_context(_module(settings.home.root))
-            connection = _connected(url, settings.access.token)
+            url = flags.url or stack.enter_context(own_module(settings.home.root))
+            connection = connected(url, settings.access.token)
             stack.enter_context(connection)
             chat = _Chat(connection, flags.provider, flags.model)
             chat.load()
             chat.talk()
     except SettingsError as exc:
         return _complain(exc.message, EXIT_SETTINGS)
-    except _ChatError as exc:
+    except NoModuleError as exc:
         return _complain(str(exc), exc.exit_code)
+    except _NotLoadedError as exc:
+        return _complain(str(exc), EXIT_NOT_LOADED)
     except ConnectionClosed:
         return _complain("the module closed the connection; its log says why", EXIT_GONE)
     except BrokenPipeError:  # whoever read our output left; Python must not try to flush what remains
@@ -114,86 +99,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# ---------------------------------------------------------------- the module
-
-
-@contextlib.contextmanager
-def _module(home: Path) -> Iterator[str]:
-    """A module of our own, on a free port, for the body; yields its URL.
-
-    Ctrl-C does not reach it, and it does not outlive us: it ends when its stdin does, which is our pipe.
-    """
-    argv = [sys.executable, str(CHECKOUT / "supervisor"), "0", "--host", "127.0.0.1", "--home", str(home)]
-    options = spawn.worker_options({**os.environ, spawn.STAY_VARIABLE: "1"})
-    with subprocess.Popen([*argv, "--exit-on-stdin-eof"], **options) as process:
-        group = spawn.Group(process)
-        try:
-            yield f"ws://127.0.0.1:{_ready_port(process)}"
-        finally:
-            _stop(process, group)
-
-
-def _ready_port(process: subprocess.Popen[bytes]) -> int:
-    """The port in the ready line. Both pipes are read to their end, so that the module never waits for us."""
-    lines: queue.Queue[bytes] = queue.Queue()
-    complaints: collections.deque[str] = collections.deque(maxlen=COMPLAINTS_KEPT)
-    said = _drained(process.stderr, lambda line: complaints.append(line.decode("utf-8", "replace")))
-    _drained(process.stdout, lines.put)
-    try:
-        line = lines.get(timeout=READY_S)
-    except queue.Empty:
-        raise _ChatError(f"the module was not ready after {READY_S:.0f} s", EXIT_GONE) from None
-    if line:
-        return int(json.loads(line)["port"])
-    said.join(timeout=STOP_S)
-    code = process.wait(timeout=STOP_S)
-    sys.stderr.writelines(complaints)
-    raise _ChatError(f"the module did not start ({spawn.exit_words(code)})", code if code > 0 else EXIT_GONE)
-
-
-def _drained(stream: IO[bytes] | None, take: Callable[[bytes], object]) -> threading.Thread:
-    """A thread that takes every line of a pipe, and an empty one at its end."""
-
-    def drain() -> None:
-        with contextlib.suppress(OSError, ValueError):  # ValueError: closed under us, the chat is over
-            for line in stream or ():
-                take(line)
-        take(b"")
-
-    thread = threading.Thread(target=drain, daemon=True)
-    thread.start()
-    return thread
-
-
-def _stop(process: subprocess.Popen[bytes], group: spawn.Group) -> None:
-    with contextlib.suppress(OSError):
-        process.stdin.close()  # type: ignore[union-attr]  # it is a pipe
-    try:
-        process.wait(timeout=STOP_S)
-    except subprocess.TimeoutExpired:
-        group.kill()
-
-
-def _connected(url: str, token: str | None) -> ClientConnection:
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    try:
-        return connect(
-            url,
-            additional_headers=headers,
-            compression=None,
-            max_size=None,  # a reply is as long as it is
-            open_timeout=CONNECT_S,
-            close_timeout=GOODBYE_S,
-            proxy=None,  # the module is on this machine, whatever the proxy variables say
-        )
-    except InvalidURI as exc:
-        raise _ChatError(f"{url} is not a WebSocket URL, such as ws://127.0.0.1:7562", EXIT_SETTINGS) from exc
-    except InvalidHandshake as exc:
-        raise _ChatError(f"{url} does not let us in: {exc}", EXIT_GONE) from exc
-    except OSError as exc:
-        raise _ChatError(f"{url} cannot be reached: {exc.strerror or type(exc).__name__}", EXIT_GONE) from exc
-
-
 # ---------------------------------------------------------------- the conversation
 
 
@@ -212,10 +117,10 @@ class _Chat:
         """Loads the provider, showing how far it is.
 
         Raises:
-            _ChatError: it cannot be loaded.
+            _NotLoadedError: it cannot be loaded.
         """
         self._send("load", provider=self._provider, preload_model_id=self._model, progress=True)
-        status = _StatusLine(sys.stderr)
+        status = StatusLine(sys.stderr)
         done = self._receive()
         while done is None or done["type"] not in ("load_done", "error"):
             if done is not None and done["type"] == "load_progress":
@@ -223,7 +128,7 @@ class _Chat:
             done = self._receive()
         status.end()
         if done["is_error"]:
-            raise _ChatError(done["message"], EXIT_NOT_LOADED)
+            raise _NotLoadedError(done["message"])
         for warning in done.get("warnings", ()):
             _note(warning["message"])
         if self._interactive:
@@ -330,33 +235,6 @@ def _held_interrupts(held: bool) -> Iterator[list[int]]:
         yield presses
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-class _StatusLine:
-    """What a load does: one line that is written over in a terminal, a line per step elsewhere."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._rewrites = stream.isatty()
-        self._shown = ""
-
-    def show(self, text: str) -> None:
-        """Shows it, if it is news."""
-        if text == self._shown:
-            return
-        if self._rewrites:
-            width = shutil.get_terminal_size().columns - 1
-            self._stream.write("\r" + text[:width].ljust(width))
-        else:
-            self._stream.write(text + "\n")
-        self._stream.flush()
-        self._shown = text
-
-    def end(self) -> None:
-        """Clears the line that is written over."""
-        if self._shown and self._rewrites:
-            self._stream.write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
-            self._stream.flush()
 
 
 def _forgive() -> None:

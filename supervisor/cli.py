@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from supervisor import environments
+from supervisor.all_environments import ALL, Cost, cost_of, cost_table, large, light, made_each
 from supervisor.bootstrap import CHECKOUT, EXIT_INTERRUPTED, fail, supervisor_recipe
 from supervisor.catalog import load_catalog
 from supervisor.environments import Environment
@@ -45,10 +46,6 @@ DEVELOPMENT_IMPORTS: Final = (
 """What the tests cannot do without; the rest of the development environment shows when it is used."""
 
 
-class UnknownNameError(SettingsError):
-    """A provider that is in no table."""
-
-
 def main(argv: list[str]) -> int:
     """Does what the flags say; returns the exit code."""
     flags = install_parser().parse_args(argv)
@@ -74,7 +71,8 @@ def _ask(home: Home, flags: argparse.Namespace) -> int:
     others = making_flags(flags)
     if others:
         raise SettingsError(f"--check and --report change nothing, so they cannot go with {others[0]}")
-    place = Place(home, CHECKOUT, os.environ, tuple(names_of(flags.llm)))
+    names = names_of(flags.llm)
+    place = Place(home, CHECKOUT, os.environ, () if ALL in names else tuple(names))
     code = _check(place) if flags.check else 0
     if flags.report is not None:
         _report(place, flags.report)
@@ -124,13 +122,15 @@ class _Commands:
         if own is None:
             raise ProvisionError("the supervisor's environment has gone: run install.py again")
         self.own = own
+        self.everything = ALL in names_of(flags.llm)
         self.wheelhouse: Path | None = None if flags.wheelhouse is None else flags.wheelhouse.resolve()
 
     def run(self) -> int:
         """Everything that the flags ask for."""
+        failed: list[Cost] = []
         if self.flags.run is not None:
             sys.stdout = sys.stderr  # the ready line is to be the first thing on stdout
-        wanted = self._resolve(names_of(self.flags.llm))
+        wanted = self._resolve([name for name in names_of(self.flags.llm) if name != ALL])
         unwanted = self._resolve(names_of(self.flags.remove))
         if self.flags.test is not None:
             self._test()
@@ -141,11 +141,16 @@ class _Commands:
             self._remove(provider)
         for provider in wanted:
             self._install(provider)
+        if self.everything:
+            failed = self._install_all()
         if self.flags.gc:
             self._collect_garbage()
         if self.flags.list:
             self._list()
         argv = write_launchers(self.own, CHECKOUT, self.home)
+        if failed:
+            names = ", ".join(cost.name for cost in failed)
+            raise ProvisionError(f"cannot be made: {names}; the table says why, and all others stand")
         self._start(wanted)
         if not (self.flags.list or self.flags.gc or unwanted):
             self._tell(argv, wanted)
@@ -153,15 +158,7 @@ class _Commands:
 
     def _resolve(self, names: Sequence[str]) -> list[Provider]:
         """The providers of those names; all names are checked before anything is done."""
-        return [self._provider(name) for name in names]
-
-    def _provider(self, name: str) -> Provider:
-        provider = self.catalog.find(name)
-        if provider is None:
-            near = self.catalog.nearest(name)
-            hint = f"did you mean {' or '.join(near)}?" if near else "--list shows all providers"
-            raise UnknownNameError(f"there is no provider {name!r}: {hint}")
-        return provider
+        return [self.catalog.named(name) for name in names]
 
     def _recipe(self, spec: EnvSpec) -> Recipe:
         return Recipe(spec.name, CHECKOUT / "locks" / f"{spec.name}.txt", spec.imports, python=spec.python)
@@ -179,6 +176,21 @@ class _Commands:
             else f"installed in {environment.seconds:.1f} s with {environment.installer}"
         )
         print(f"{provider.id}: {how} ({spec.name}, {size_text(environment.size_bytes)})")
+
+    def _install_all(self) -> list[Cost]:
+        """Makes every environment that is not large, and shows what they cost; returns those that failed."""
+
+        def say(text: str) -> None:
+            print(text, file=sys.stderr, flush=True)
+
+        making = made_each(
+            light(self.catalog), find=self._find, make=lambda spec: self._make(self._recipe(spec)), say=say
+        )
+        costs = [cost_of(self.own, 0, there=True), *making]
+        print("\n".join(["", *cost_table(costs)]))
+        for served in large(self.catalog):
+            print(f"{served} is large, and made by name alone: python install.py --llm {served.providers[0]}")
+        return [cost for cost in costs if cost.environment is None]
 
     def _make(self, recipe: Recipe) -> Environment:
         progress = ProgressLine(sys.stderr)
@@ -241,7 +253,8 @@ class _Commands:
         from supervisor.wheelhouse import export_wheelhouse  # rarely asked for
 
         specs = [self.catalog.env_of(provider) for provider in wanted]
-        specs = specs or [spec for spec in self.catalog.envs.values() if not spec.heavy]
+        if self.everything or not specs:
+            specs += [spec for spec in self.catalog.envs.values() if not spec.heavy]
         locks = [supervisor_recipe().lock, *dict.fromkeys(self._recipe(spec).lock for spec in specs)]
         target: Path = self.flags.export_wheelhouse.resolve()
         count, size_bytes = export_wheelhouse(

@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="supervisor",
         description="The LLM module: one WebSocket service for every LLM.",
-        epilog="Other commands: supervisor status, chat, install. README.md explains every setting.",
+        epilog="Other commands: supervisor status, chat, probe, install. README.md explains every setting.",
     )
     add = parser.add_argument
     add("port", nargs="?", type=int, help=f"port to listen on; 0 picks a free one (default {DEFAULT_PORT})")

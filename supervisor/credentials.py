@@ -7,6 +7,7 @@ can have the operator's key sent elsewhere. Secrets of two people are never mixe
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -47,13 +48,24 @@ def binding_for(
         s.secret and said.options.get(s.name) for s in provider.settings
     )
     options = {**_operator_settings(provider, settings, own_key=own_key), **said.options}
-    _check_settings(provider, options)
     base_url = _base_url(provider, said, settings)
+    _check_settings(provider, options, base_url)
     if base_url is not None and marks_in(base_url):
         if not own_key:
             _check_host_is_the_operators(base_url, said.options)
         base_url = _filled(base_url, options)
-    return Binding(number if before is None else before.id, key, base_url, options, said)
+    keep_alive_s = _keep_alive_s(options) if provider.is_engine else None
+    return Binding(number if before is None else before.id, key, base_url, options, said, keep_alive_s)
+
+
+def _keep_alive_s(options: Mapping[str, object]) -> float | None:
+    """Seconds, as Ollama's option of that name: -1 is for ever."""
+    value = options.get("keep_alive")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ClientError("the option keep_alive must be a number of seconds, or -1 for ever.")
+    return float(value) if value >= 0 else math.inf
 
 
 def _said(load: Load, before: Said) -> Said:
@@ -76,9 +88,11 @@ def _operator_settings(provider: Provider, settings: Settings, *, own_key: bool)
     return result
 
 
-def _check_settings(provider: Provider, options: Mapping[str, object]) -> None:
+def _check_settings(provider: Provider, options: Mapping[str, object], base_url: str | None) -> None:
+    """Whether all is known that must be; what only stands in an address is not needed with another one."""
+    needless = {*marks_in(provider.base_url or "")} - {*marks_in(base_url or "")}
     for setting in provider.settings:
-        if setting.required and not options.get(setting.name):
+        if setting.required and setting.name not in needless and not options.get(setting.name):
             variables = f", or set {' or '.join(setting.variables)}" if setting.variables else ""
             raise ClientError(
                 f"{provider.name} needs the {setting.name}: send it in the options of load{variables}."

@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from supervisor.errors import ProvisionError
 from supervisor.home import Home
@@ -24,8 +24,10 @@ from supervisor.spawn import abi, exclusive_lock
 
 __all__ = [
     "Environment",
+    "FileIdentity",
     "collect_garbage",
     "directory_size",
+    "disk_use",
     "environment_key",
     "find",
     "find_any",
@@ -44,6 +46,12 @@ KEY_DIGITS: Final = 16
 
 MARKER_BYTES: Final = 1024 * 1024
 """No marker of ours is larger."""
+
+BLOCK_BYTES: Final = 512
+"""What POSIX counts a file's blocks in, whatever the file system's own are."""
+
+FileIdentity: TypeAlias = "tuple[int, int]"
+"""Device and inode: the same for every name of one file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +239,24 @@ def directory_size(directory: Path) -> int:
         for name in files:
             total += os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118  # twice as fast as Path here
     return total
+
+
+def disk_use(directory: Path) -> dict[FileIdentity, int]:
+    """The bytes that `directory` and all below it take on the disk, as du counts them: whole blocks where the
+    system tells, and a file of several names once. uv gives environments files of its cache, and so of each
+    other."""
+    paths = [str(directory)]
+    for folder, folders, files in os.walk(directory):
+        paths += [os.path.join(folder, name) for name in (*folders, *files)]  # noqa: PTH118  # as above
+    found = {}
+    for path in paths:
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:  # a worker that starts replaces what it compiles
+            continue
+        blocks = getattr(status, "st_blocks", None)  # Windows tells none
+        found[status.st_dev, status.st_ino] = status.st_size if blocks is None else blocks * BLOCK_BYTES
+    return found
 
 
 def _marker(home: Home, key: str) -> Path:

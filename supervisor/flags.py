@@ -22,6 +22,7 @@ EPILOG: Final = """\
 examples:
   python install.py --llm demo --chat        talk to the demo: no key, no network
   python install.py --llm groq,openai        what an application needs that uses these two
+  python install.py --llm all                what every provider needs, but for the large ones
   python install.py --llm groq --run 7562    and serve on that port
   python install.py --check                  what is wrong here, and what helps
 
@@ -45,7 +46,7 @@ def install_parser() -> argparse.ArgumentParser:
     parser.add_argument("--home", metavar="DIR", help="where environments and logs live")
     what = parser.add_argument_group("what to do")
     names = {"nargs": "+", "action": "extend", "metavar": "NAME", "default": []}
-    what.add_argument("--llm", **names, help="provision these providers")  # type: ignore[arg-type]  # shared keywords
+    what.add_argument("--llm", **names, help="provision these providers, or all")  # type: ignore[arg-type]  # shared keywords
     what.add_argument("--remove", **names, help="remove these providers' environments")  # type: ignore[arg-type]
     what.add_argument(
         "--list",

@@ -79,6 +79,8 @@ class Requests:
         self._open: dict[int, _Open] = {}
         self._over: Failure | None = None
         self.finished = 0
+        self.last_used = self._loop.time()
+        """When a request was given to it or ended; the loop's time."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -93,6 +95,7 @@ class Requests:
             return
         entry = _Open(sink, job, accepted, self._loop.time(), last_life=accepted)
         self._open[number] = entry
+        self.last_used = entry.started
         self._write(wire.parts(number, binding, wire.pack_body(dict(job.body))))
         self._watch(number, entry)
 
@@ -207,6 +210,7 @@ class Requests:
         if entry.timer is not None:
             entry.timer.cancel()
         self.finished += 1
+        self.last_used = self._loop.time()
         failure = entry.ending or outcome.failure
         entry.sink.ended(
             number, dataclasses.replace(outcome, failure=failure, timings_ms=self._timings(entry))

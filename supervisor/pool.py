@@ -160,21 +160,39 @@ class Pool:
         slot = self._slots.get(provider)
         if slot is None:
             return
-        slot.bindings.pop(binding, None)
-        slot.locks.pop(binding, None)
+        slot.forget(binding)
         if slot.worker is not None:
             slot.worker.bindings.unbind(binding)
         self._keep_or_stop(slot)
 
     def _keep_or_stop(self, slot: Slot) -> None:
-        """A worker that no connection uses is kept for a while, since one may come back."""
+        """A worker that no connection uses is kept for a while, since one may come back; so is one whose
+        connections want its memory back when they say nothing."""
         if slot.idle is not None:
             slot.idle.cancel()
             slot.idle = None
-        if not slot.bindings and not slot.listeners:
-            slot.idle = self._loop.call_later(self._limits.idle_s, self._stop_idle, slot)
+        slot.last_asked = self._loop.time()
+        if not slot.listeners:
+            self._look_again(slot)
+
+    def _look_again(self, slot: Slot) -> None:
+        """Arms the timer for the next moment at which the worker may have been unused for long enough."""
+        keep_s = slot.keep_s()
+        if math.isfinite(keep_s):
+            slot.idle = self._loop.call_at(slot.last_used() + keep_s, self._maybe_rest, slot)
+
+    def _maybe_rest(self, slot: Slot) -> None:
+        """The timer looks at what happened since it was set, instead of being moved by every request."""
+        now = self._loop.time()
+        if slot.busy:
+            slot.idle = self._loop.call_at(now + slot.keep_s(), self._maybe_rest, slot)
+        elif now < slot.last_used() + slot.keep_s():
+            self._look_again(slot)
+        else:
+            self._stop_idle(slot)
 
     def _stop_idle(self, slot: Slot) -> None:
+        slot.idle = None
         worker = slot.take_worker()
         if worker is not None:
             slot.rests = True

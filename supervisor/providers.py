@@ -8,7 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-__all__ = ["CONFIDENCES", "KINDS", "Catalog", "EnvSpec", "Provider", "Setting", "WireSpec", "marks_in"]
+from supervisor.errors import SettingsError
+
+__all__ = [
+    "CONFIDENCES",
+    "KINDS",
+    "Catalog",
+    "EnvSpec",
+    "Provider",
+    "Setting",
+    "UnknownProviderError",
+    "WireSpec",
+    "marks_in",
+]
 
 ENGINE: Final = "engine"
 KINDS: Final = ("api", "local-server", ENGINE, "script")
@@ -17,6 +29,10 @@ CONFIDENCES: Final = ("certain", "likely", "doubtful")
 own documents or answer; by one source; or sources disagree. docs/providers.md."""
 SUGGESTIONS: Final = 3
 _MARK: Final = re.compile(r"\{([a-z_]+)\}")
+
+
+class UnknownProviderError(SettingsError):
+    """A provider that is in no table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +140,23 @@ class Catalog:
         """The provider of that id or alias, whatever its case; None if there is none."""
         identifier = self._names.get(name) or self._names.get(name.strip().lower())
         return self.providers[identifier] if identifier is not None else None
+
+    def named(self, name: str) -> Provider:
+        """As `find`, for a name that a person wrote.
+
+        Raises:
+            UnknownProviderError: there is none of that name; the message names the nearest.
+        """
+        provider = self.find(name)
+        if provider is not None:
+            return provider
+        if name in self.doubtful:
+            raise UnknownProviderError(
+                f"{name} is doubtful, and not offered until HOME/venvs.local.toml says enabled = [{name!r}]"
+            )
+        near = self.nearest(name)
+        hint = f"did you mean {' or '.join(near)}?" if near else "install.py --list shows all providers"
+        raise UnknownProviderError(f"there is no provider {name!r}: {hint}")
 
     def nearest(self, name: str) -> list[str]:
         """At most three provider ids that look like `name`, best first."""

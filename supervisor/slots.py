@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -29,6 +30,7 @@ class Slot:
     def __init__(self, provider: Provider, limits: PoolLimits) -> None:
         self.provider = provider
         self.history = Restarts(limits)
+        self._limits = limits
         self.worker: Worker | None = None
         self.starting: asyncio.Task[Worker] | None = None
         self.restarting: asyncio.Task[None] | None = None
@@ -44,6 +46,10 @@ class Slot:
         self.stopping: set[asyncio.Task[None]] = set()
         """Workers that nobody used any more, on their way out."""
         self.idle: asyncio.TimerHandle | None = None
+        self.last_asked = 0.0
+        """When a connection loaded it or left it last; the loop's time."""
+        self._kept_by_the_last: float | None = None
+        """What the connection that left it last had said of how long to keep it."""
         self.rests = False
         """Whether the last worker was stopped because nobody used it."""
         self.down = False
@@ -61,6 +67,31 @@ class Slot:
         if worker is not None:
             self._finished += worker.requests.finished
         return worker
+
+    def keep_s(self) -> float:
+        """How long its worker stays unused: as the most patient of its connections wants, and one that said
+        nothing wants it while it is there; without any as the last one had said, else as is usual."""
+        if self.bindings:
+            wishes = [binding.keep_alive_s for binding in self.bindings.values()]
+            return max(math.inf if wish is None else wish for wish in wishes)
+        return self._limits.idle_s if self._kept_by_the_last is None else self._kept_by_the_last
+
+    def forget(self, binding: int) -> None:
+        """A connection has left."""
+        left = self.bindings.pop(binding, None)
+        self.locks.pop(binding, None)
+        if left is not None:
+            self._kept_by_the_last = left.keep_alive_s
+
+    def last_used(self) -> float:
+        """When somebody wanted something of it; the loop's time."""
+        used = self.worker.requests.last_used if self.worker is not None else 0.0
+        return max(used, self.last_asked)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way, or waits for its worker."""
+        return bool(self.waiting) or (self.worker is not None and len(self.worker.requests) > 0)
 
     def report(self, phase: str, message: str, fraction: float | None) -> None:
         """Tells all who wait for a load how far it is."""

@@ -7,7 +7,7 @@ from typing import Final, TextIO
 
 from supervisor.provision import Phase, Progress
 
-__all__ = ["ProgressLine", "size_text"]
+__all__ = ["ProgressLine", "StatusLine", "size_text"]
 
 QUIET_S: Final = 10.0
 """Between two plain lines of the same phase: a log should not hold one a second."""
@@ -50,6 +50,33 @@ class ProgressLine:
         self._phase = step
         self._spoke_s = progress.elapsed_s
         return True
+
+
+class StatusLine:
+    """What a load does: one line that is written over in a terminal, a line per step elsewhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._rewrites = stream.isatty()
+        self._shown = ""
+
+    def show(self, text: str) -> None:
+        """Shows it, if it is news."""
+        if text == self._shown:
+            return
+        if self._rewrites:
+            width = shutil.get_terminal_size().columns - 1
+            self._stream.write("\r" + text[:width].ljust(width))
+        else:
+            self._stream.write(text + "\n")
+        self._stream.flush()
+        self._shown = text
+
+    def end(self) -> None:
+        """Clears the line that is written over."""
+        if self._shown and self._rewrites:
+            self._stream.write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
+            self._stream.flush()
 
 
 def _text(progress: Progress) -> str:

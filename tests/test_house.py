@@ -35,11 +35,14 @@ OWNERS: Final = {
     "msgpack": {"workers/wire.py"},
     "aiohttp": {"workers/upstream.py"},
     "google": {"workers/google_login.py"},
+    "yarl": {"workers/upstream.py"},
     "truststore": {"workers/upstream.py"},
+    "botocore": {"workers/amazon.py"},
     "psutil": {"supervisor/spawn.py"},
     "websockets": {
         *("supervisor/access.py", "supervisor/server.py"),
-        *("supervisor/chat.py", "supervisor/status.py", "supervisor/trials.py"),
+        *("supervisor/own_module.py", "supervisor/live_talk.py", "supervisor/chat.py"),
+        *("supervisor/status.py", "supervisor/trials.py"),
     },
 }
 """A package of others → the only files that may import it."""

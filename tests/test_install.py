@@ -24,7 +24,7 @@ from supervisor.doctor import EXIT_BAD
 from supervisor.home import Home, find_home
 from supervisor.installers import find_uv
 from supervisor.launcher import LAUNCHER_NAME
-from tests.wheelhouse import BASE_PYTHON, CHECKOUT, PATIENCE_S, Site, make_site, wait_until
+from tests.wheelhouse import BASE_PYTHON, CHECKOUT, INSTALLERS, PATIENCE_S, Site, make_site, wait_until
 
 pytestmark = pytest.mark.install
 
@@ -179,6 +179,107 @@ def test_what_is_removed_is_gone_and_can_be_installed_again(site: Site, home: Ho
     assert site.run("--remove", "giant", home=home.root).stdout.startswith("giant: is not installed")
     assert site.run("--llm", "giant", home=home.root).returncode == 0
     assert environments.find(home, lock) is not None
+
+
+# Everything at once.
+
+SECOND: Final = """
+[env.second]
+requirements = ["msgpack>=1.1,<2"]
+imports = ["msgpack"]
+
+[provider.one-more]
+adapter = "scripted"
+env = "second"
+"""
+BROKEN: Final = """
+[env.broken]
+requirements = ["nothing"]
+imports = ["nothing"]
+
+[provider.hopeless]
+adapter = "scripted"
+env = "broken"
+"""
+
+
+def rows_of(text: str) -> dict[str, list[str]]:
+    """The table of costs: environment → the rest of its row."""
+    rows: dict[str, list[str]] = {}
+    for line in text[text.index("environment  ") :].splitlines()[1:]:
+        name, *cells = line.split(maxsplit=4)
+        rows[name] = cells
+        if name == "together":
+            return rows
+    raise AssertionError("the table has no end")
+
+
+def du(*directories: Path) -> float:
+    """Megabytes as the system's own program counts them: all of one call together, shared files once."""
+    argv = ["du", "-s", "-k", "-c", *map(str, directories)]
+    done = subprocess.run(argv, capture_output=True, encoding="utf-8", timeout=PATIENCE_S, check=True)
+    return int(done.stdout.splitlines()[-1].split()[0]) * 1024 / 1e6
+
+
+def test_all_makes_every_environment_that_is_not_large_once_and_says_what_each_costs(
+    site: Site, empty_home: Home
+) -> None:
+    empty_home.local_catalog.write_text(SECOND, encoding="utf-8")
+    done = site.run("--llm", "all", home=empty_home.root)
+    assert done.returncode == 0, done.stderr
+    said = [
+        line.partition("] ")[2] for line in done.stderr.splitlines() if " of 2: " in line and ", for" in line
+    ]
+    assert said == ["1 of 2: base, for demo, groq", "2 of 2: second, for one-more"]
+    rows = rows_of(done.stdout)
+    assert list(rows) == ["supervisor", "base", "second", "together"]
+    assert [row[0] for row in rows.values()] == ["-", "2", "1", "3"]
+    assert [row[3:] for row in rows.values()] == [["was there"], [], [], []]
+    assert "large, for giant is large, and made by name alone: python install.py --llm giant" in done.stdout
+    assert environments.find(empty_home, site.checkout / "locks" / "large.txt") is None
+    again = site.run("--llm", "all", home=empty_home.root)
+    assert (again.returncode, "creating" in again.stderr) == (0, False)
+    assert [row[3:] for row in rows_of(again.stdout).values()] == [["was there"]] * 3 + [[]]
+
+
+@pytest.mark.skipif(shutil.which("du") is None, reason="this system has no du")
+@pytest.mark.parametrize("installer", INSTALLERS)
+def test_the_sizes_are_those_that_the_system_s_own_program_counts(
+    site: Site, empty_home: Home, tmp_path: Path, installer: str
+) -> None:
+    empty_home.local_catalog.write_text(SECOND, encoding="utf-8")
+    path = os.pathsep.join((str(Path(find_uv() or "").parent), os.environ["PATH"]))
+    variables = {"UV_CACHE_DIR": str(tmp_path / "uv"), "PATH": path}
+    done = site.run("--llm", "all", "--installer", installer, home=empty_home.root, **variables)
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(done.stdout)
+    locks = [site.checkout / "locks" / f"{name}.txt" for name in list(rows)[:-1]]
+    found = [environments.find(empty_home, lock) for lock in locks]
+    directories = [environment.directory for environment in found if environment is not None]
+    measured = [*map(du, directories), du(*directories)]
+    assert [float(row[1]) for row in rows.values()] == pytest.approx(measured, abs=0.06)
+
+
+def test_one_that_cannot_be_made_stops_no_other_and_is_exit_code_4(site: Site, empty_home: Home) -> None:
+    empty_home.local_catalog.write_text(BROKEN + SECOND, encoding="utf-8")
+    done = site.run("--llm", "all", "--run", "0", home=empty_home.root)
+    assert done.returncode == 4
+    assert done.stderr.splitlines()[-1].startswith("install.py: cannot be made: broken; the table says why")
+    rows = rows_of(done.stderr)  # stdout is the ready line's, and nothing serves
+    assert done.stdout == ""
+    assert rows["broken"][:2] == ["1", "-"]
+    assert "broken.txt" in rows["broken"][3]
+    assert environments.find(empty_home, site.checkout / "locks" / "second.txt") is not None
+    assert "Traceback" not in done.stderr
+    assert empty_home.spawn_json.is_file()
+
+
+def test_all_and_a_large_one_by_name_go_together(site: Site, home: Home) -> None:
+    site.run("--remove", "giant", home=home.root)
+    done = site.run("--llm", "all,giant", home=home.root)
+    assert done.returncode == 0, done.stderr
+    assert "giant: installed in" in done.stdout
+    assert list(rows_of(done.stdout)) == ["supervisor", "base", "together"]
 
 
 def test_garbage_goes_and_what_is_needed_stays(site: Site, home: Home) -> None:

@@ -15,7 +15,7 @@ import pytest
 import tomli
 
 from benchmarks import run
-from supervisor import chat, config, listing, replies, status
+from supervisor import chat, config, listing, live_probe, replies, status
 from supervisor.catalog import load_catalog
 from supervisor.flags import PLATFORMS, install_parser
 from supervisor.jobs import DEFAULT_OUTPUT_TOKENS, DEFAULT_TEMPERATURE, Limits, unsupported
@@ -45,6 +45,7 @@ PARSERS: Final = {
     "supervisor": config._parser(),
     "supervisor chat": chat._parser(),
     "supervisor status": status._parser(),
+    "supervisor probe": live_probe._parser(),
     "benchmarks/run.py": run.parser(),
 }
 
@@ -273,6 +274,7 @@ def flags_of(parser: argparse.ArgumentParser) -> set[str]:
         pytest.param("supervisor", "Settings", id="supervisor"),
         pytest.param("supervisor chat", "The terminal chat", id="chat"),
         pytest.param("supervisor status", "Watch it", id="status"),
+        pytest.param("supervisor probe", "Probe a provider", id="probe"),
     ],
 )
 def test_every_flag_is_in_its_table(program: str, title: str) -> None:

@@ -119,7 +119,8 @@ def copy_checkout(target: Path, wheels: Path) -> Path:
     for name in ("supervisor", "base"):
         text = repack_lock(wheels, CHECKOUT / "locks" / f"{name}.txt")
         (target / "locks" / f"{name}.txt").write_text(text, encoding="utf-8")
-    (target / "locks" / "large.txt").write_text(f"# other bytes, another key\n{text}", encoding="utf-8")
+    for name in ("large", "second"):
+        (target / "locks" / f"{name}.txt").write_text(f"# {name}: another key\n{text}", encoding="utf-8")
     (target / "venvs.toml").write_text(CATALOG, encoding="utf-8")
     return target
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from workers.adapter import AdapterError, Message, Request, Warn
 from workers.codes import Code
 from workers.prompt import after_reply, clean_name, merged, plain_roles, prefixed
-from workers.quirks import Quirks, matches
+from workers.quirks import RENAMED, Quirks, matches
 
 __all__ = [
     "NO_EFFORT",
@@ -43,6 +43,9 @@ NO_EFFORT: Final = "none"
 """The `reasoning_effort` that means no thinking at all."""
 NEUTRAL_TEMPERATURE: Final = 1.0
 """What every provider takes for none given; leaving it out changes nothing."""
+NEUTRAL_TOP_P: Final = 1.0
+_EFFORTS: Final = ("minimal", "low", "medium", "high", "xhigh", "max")
+"""From little thinking to much."""
 _JSON: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
@@ -54,9 +57,8 @@ class Body:
     warnings: tuple[Warn, ...]
     streamed: bool = False
     """Whether the answer is asked for as a stream."""
-    named: Mapping[str, str] = field(default_factory=dict)
-    """Parameters of sampling that were sent and do not stand in `fields` by our names → the word by which a
-    refusal would name them."""
+    called: Mapping[str, str] = field(default_factory=dict)
+    """Parameters of sampling that are in it elsewhere or otherwise → their names there."""
 
     def encoded(self) -> bytes:
         """The bytes of the body; half a character becomes an escape, which JSON allows."""
@@ -78,8 +80,12 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     warnings: list[Warn] = []
     body: dict[str, Any] = {"model": request.model} if request.model else {}
     body["messages"] = _messages(request.messages, quirks, thinks=thinks)
-    headroom = quirks.reasoning_headroom if thinks and request.reasoning_effort != NO_EFFORT else 0
-    body[quirks.max_tokens_field] = request.max_output_length + headroom
+    at_rest = request.reasoning_effort == NO_EFFORT and (not quirks.efforts or NO_EFFORT in quirks.efforts)
+    headroom = quirks.reasoning_headroom if thinks and not at_rest else 0
+    tokens_field = quirks.max_tokens_field
+    if tokens_field in refused:
+        tokens_field = RENAMED.get(tokens_field, tokens_field)
+    body[tokens_field] = request.max_output_length + headroom
     body.update(sampling(request, quirks, left_out, warnings))
     stops = [] if thinks or asks_to_think(request) else stops_sent(request, quirks, left_out)
     if stops:
@@ -133,6 +139,8 @@ def sampling(
             if name != "temperature" or value != NEUTRAL_TEMPERATURE:
                 warnings.append(omitted(name))
             continue
+        if name == "top_p" and value >= NEUTRAL_TOP_P and quirks.top_p_below_one:
+            continue
         kept = _within(name, value, quirks)
         if kept != value:
             warnings.append(changed(name, value, kept))
@@ -151,8 +159,8 @@ def _options(
 ) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, value in (
-        ("response_format", request.response_format),
-        ("reasoning_effort", request.reasoning_effort),
+        ("response_format", _format(request, quirks, warnings)),
+        ("reasoning_effort", _effort(request.reasoning_effort, quirks, warnings)),
     ):
         if value is None:
             continue
@@ -168,6 +176,35 @@ def _options(
         result.pop("reasoning_effort", None)  # it can only be "none", which this says already
         result.update(quirks.thinking_off)
     return result
+
+
+def _format(request: Request, quirks: Quirks, warnings: list[Warn]) -> Mapping[str, Any] | None:
+    """`response_format` as the provider knows it."""
+    wanted = request.response_format
+    if wanted is None or not quirks.json_grammar:
+        return wanted
+    inner = wanted.get("json_schema")
+    if isinstance(inner, dict) and "schema" in inner:
+        return {"type": "json", "value": inner["schema"]}
+    if wanted.get("type") != "text":
+        warnings.append(omitted("response_format"))
+    return None
+
+
+def _effort(effort: str | None, quirks: Quirks, warnings: list[Warn]) -> str | None:
+    """The effort as the provider knows it: the nearest one, or nothing where it knows no word for none."""
+    if effort is None or not quirks.efforts or effort in quirks.efforts:
+        return effort
+    known = [name for name in quirks.efforts if name != NO_EFFORT]
+    if effort == NO_EFFORT or not known:
+        return None
+    kept = min(known, key=lambda name: abs(_rank(name) - _rank(effort)))
+    warnings.append(Warn("PARAMETER_CHANGED", f"reasoning_effort {effort} was sent as {kept}"))
+    return kept
+
+
+def _rank(effort: str) -> int:
+    return _EFFORTS.index(effort) if effort in _EFFORTS else len(_EFFORTS)
 
 
 def asks_to_think(request: Request) -> bool:

@@ -36,14 +36,15 @@ class ChatReply(Answer):
         """
         value = self._object(data)
         choices = value.get("choices")
-        if "error" in value or not isinstance(choices, list):
-            self._check(value)
+        if self.reason is None and ("error" in value or not isinstance(choices, list)):
+            self._check(value)  # after its end none is of the answer: OpenRouter sends one after `length`
         self._note(value)
         if not choices or not isinstance(choices, list):
             return []
         choice = choices[0]
         if not isinstance(choice, dict):
             return []
+        self._check(choice)
         part = choice.get("delta")
         if not isinstance(part, dict):
             part = choice.get("message")  # some servers end a stream with the whole message's field
@@ -63,6 +64,8 @@ class ChatReply(Answer):
         self._note(value)
         choices = value.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
+        if isinstance(choice, dict):
+            self._check(choice)
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(choice, dict) or not isinstance(message, dict):
             raise self._not_ours("an answer without a message")
@@ -71,16 +74,18 @@ class ChatReply(Answer):
         return events
 
     def _check(self, value: dict[str, Any]) -> None:
-        """Raises for an error in the place of an answer."""
+        """Raises for an error in the place of an answer, or of one of its choices (OpenRouter)."""
         if value.get("error") or value.get("object") == "error":
             raise self.failed(value)
 
     def _note(self, value: dict[str, Any]) -> None:
-        if self._answered_by is None and isinstance(model := value.get("model"), str):
+        model = value.get("model")
+        if self._answered_by is None and model and isinstance(model, str):  # Azure's first piece has no name
             self._answered_by = model
         usage = value.get("usage")
-        if usage is None and isinstance(extra := value.get("x_groq"), dict):
-            usage = extra.get("usage")
+        if isinstance(extra := value.get("x_groq"), dict):
+            self._check(extra)  # Groq says there why it ended a stream early
+            usage = usage or extra.get("usage")
         if isinstance(usage, dict):
             self.usage = _usage(usage)
 
@@ -132,12 +137,11 @@ def _usage(usage: dict[str, Any]) -> Usage:
     prompt = usage.get("prompt_tokens_details")
     completion = usage.get("completion_tokens_details")
     cached = prompt.get("cached_tokens") if isinstance(prompt, dict) else None
-    if cached is None:
-        cached = usage.get("prompt_cache_hit_tokens")  # DeepSeek's name for it
-    reasoning = completion.get("reasoning_tokens") if isinstance(completion, dict) else None
-    return Usage(
-        input_tokens=count(usage.get("prompt_tokens")),
-        output_tokens=count(usage.get("completion_tokens")),
-        cached_input_tokens=count(cached),
-        reasoning_tokens=count(reasoning),
-    )
+    if cached is None:  # the names for it at DeepSeek and Together
+        cached = usage.get("prompt_cache_hit_tokens", usage.get("cached_tokens"))
+    reasoning = count(completion.get("reasoning_tokens")) if isinstance(completion, dict) else None
+    asked, said = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
+    if asked is not None and said is not None and reasoning:
+        apart = asked + said + reasoning  # xAI counts thinking beside what is said; all others within
+        said = said + reasoning if usage.get("total_tokens") == apart else said
+    return Usage(asked, said, count(cached), reasoning)

@@ -22,6 +22,8 @@ CONTEXT: Final = 8192
 SLOTS: Final = 2
 """Requests at once; each has memory for a whole context of its own, so that none can crowd out another."""
 GIB: Final = 1 << 30
+KEEP_ALIVE: Final = "keep_alive"
+"""The supervisor's to heed: it ends the process."""
 LIMITS: Final = {
     "context_length": (256, 1 << 30),
     "slots": (1, 64),
@@ -70,7 +72,7 @@ def read_options(options: Mapping[str, Any]) -> tuple[Given, tuple[Warn, ...]]:
     """
     known = [item.name for item in dataclasses.fields(Given)]
     values = {name: _checked(name, options[name]) for name in known if options.get(name) is not None}
-    unknown = ", ".join(sorted(set(options) - set(known)))
+    unknown = ", ".join(sorted(set(options) - {*known, KEEP_ALIVE}))
     sentence = f"Options without a meaning here: {unknown}; known are {', '.join(known)}."
     return Given(**values), (Warn("UNKNOWN_OPTION", sentence),) if unknown else ()
 

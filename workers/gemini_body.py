@@ -58,8 +58,8 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
         fields = _over(fields, more)
     streamed = request.stream or len(stops) < len(set(request.stop))
     sent = [*given, *(("stop",) if stops else ())]
-    named = {name: _REFUSED_AS.get(name) or _NAMES[name] for name in sent}
-    return Body(fields, tuple(warnings), streamed, named)
+    called = {name: _REFUSED_AS.get(name) or _NAMES[name] for name in sent}
+    return Body(fields, tuple(warnings), streamed, called)
 
 
 def _prompt(request: Request, quirks: Quirks) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import asyncio
 import codecs
 import contextlib
 import difflib
+import functools
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
@@ -34,7 +35,7 @@ from workers.adapter import (
 from workers.answer import Answer
 from workers.chat_body import Body
 from workers.codes import Code
-from workers.quirks import DROPPABLE, Quirks
+from workers.quirks import DROPPABLE, RENAMED, Quirks
 from workers.refusals import Refusal, Who, redacted
 from workers.sse import Event as Piece
 from workers.sse import EventTooLong, SSEDecoder
@@ -107,6 +108,16 @@ class HttpChat(Adapter, abc.ABC):
         self._refused: dict[str, frozenset[str]] = {}
         """Per model, the parameters of sampling that it was seen to refuse."""
 
+    @property
+    def base_url(self) -> str:
+        """Where this binding's requests go; empty where nobody said so."""
+        return self.binding.base_url or self.provider.base_url or ""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be repeated from an answer."""
+        return tuple(filter(None, (self._key,)))
+
     @abc.abstractmethod
     def body(self, request: Request, quirks: Quirks, refused: Collection[str]) -> Body:
         """The request on this wire; `quirks` are the model's, `refused` are parameters that it does not take.
@@ -119,20 +130,13 @@ class HttpChat(Adapter, abc.ABC):
         """Where the request goes, after the base URL: `chat_path`, with `{model}` and options filled in."""
         return self._filled(self._quirks.chat_path, model=request.model)
 
-    def address(self) -> str:
-        """The base URL; empty where there is none."""
-        return self.binding.base_url or self.provider.base_url or ""
-
-    def key(self) -> str:
-        """What proves who asks; empty where there is none, or where each request is `signed` instead."""
-        return (self.binding.key or "").strip()
-
     def headers(self, key: str) -> Mapping[str, str]:
         """What every request of this binding carries; `key` is empty where there is none."""
         return {self._quirks.key_header: self._quirks.key_prefix + key} if key else {}
 
     async def signed(self, path: str, body: bytes) -> Mapping[str, str]:
-        """What one request carries besides: a signature, a token that lives for an hour.
+        """What one attempt at a request carries besides: a signature, a token that lives for an hour. Without
+        a body it is a GET.
 
         Raises:
             AdapterError: AUTHORIZATION or UNREACHABLE, when there is none to be had.
@@ -207,7 +211,7 @@ class HttpChat(Adapter, abc.ABC):
         Raises:
             AdapterError: AUTHORIZATION, UNREACHABLE, INVALID_MODEL, or INVALID_REQUEST without a base URL.
         """
-        upstream = self._upstream = self._made()
+        upstream = self._upstream = self.made(self.base_url)
         try:
             await upstream.open()
             report("connect", f"connecting to {self.provider.name} at {upstream.where}", None)
@@ -247,20 +251,29 @@ class HttpChat(Adapter, abc.ABC):
 
     # ---- load
 
-    def _made(self) -> Upstream:
-        base_url = self.address()
+    @property
+    def _key(self) -> str:
+        """What is sent with every request; empty where each is `signed` instead."""
+        return (self.binding.key or "").strip()
+
+    def made(self, base_url: str) -> Upstream:
+        """The connections of this binding to `base_url`, not opened yet.
+
+        Raises:
+            AdapterError: INVALID_REQUEST, AUTHORIZATION or UNREACHABLE.
+        """
         if not base_url:
             raise AdapterError(
                 Code.INVALID_REQUEST, f"{self.provider.name} has no address of its own: give base_url in load"
             )
-        key = self.key()
+        key = self._key
         if not key.isascii() or not key.isprintable():
             raise AdapterError(
                 Code.AUTHORIZATION,
                 f"the key for {self.provider.name} holds characters that no key has: copy it once more",
             )
         headers = {**self._quirks.extra_headers, **self.headers(key)}
-        who = Who(self.provider.name, self.provider.key_variables, (key,) if key else (), self.refusing)
+        who = Who(self.provider.name, self.provider.key_variables, self.secrets, self.refusing)
         return Upstream(base_url, who, headers, accepted=self.accepted)
 
     async def _checked(self, upstream: Upstream, *, verify: bool) -> tuple[Warn, ...]:
@@ -328,7 +341,7 @@ class HttpChat(Adapter, abc.ABC):
             deadline=deadline,
             model=request.model,
             retries=1 - retries,
-            headers=await self.signed(path, data),
+            sign=functools.partial(self.signed, path, data),
         ) as reply:
             if body.warnings or retries + reply.retries:
                 yield Begun(body.warnings, retries + reply.retries)
@@ -417,14 +430,18 @@ def _is_json(reply: Reply) -> bool:
 
 
 def _named_parameters(error: Refusal, body: Body) -> frozenset[str]:
-    """The parameters of sampling that were sent and that the refusal names, by its field or its words."""
-    sent = {**{name: name for name in DROPPABLE if name in body.fields}, **body.named}
+    """The parameters of sampling that were sent and that the refusal names, by its field or its words; and
+    a field that it wants by another name."""
+    message = error.fields.message.lower()
+    for old, new in RENAMED.items():
+        if old in body.fields and new in message:
+            return frozenset((old,))
+    sent = {name: name for name in DROPPABLE if name in body.fields} | dict(body.called)
     if error.fields.param in sent:
         return frozenset((error.fields.param,))
-    message = error.fields.message.lower()
     if not any(word in message for word in _REFUSING_WORDS):
         return frozenset()
-    return frozenset(name for name, word in sent.items() if word.lower() in message)
+    return frozenset(name for name, called in sent.items() if name in message or called.lower() in message)
 
 
 def model_names(listed: Any) -> tuple[str, ...]:

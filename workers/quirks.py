@@ -16,7 +16,7 @@ from typing import Any, Final
 from workers.adapter import AdapterError
 from workers.codes import Code
 
-__all__ = ["DROPPABLE", "Quirks", "matches"]
+__all__ = ["DROPPABLE", "RENAMED", "Quirks", "matches"]
 
 MATCHES_KEPT: Final = 256
 """Answers about a model that are remembered: a worker is asked about few, and for every request."""
@@ -35,6 +35,8 @@ DROPPABLE: Final = (
 )
 """Parameters of sampling, and the wish for usage: a reply without them is another reply, and still the reply
 to this request."""
+RENAMED: Final = {"max_tokens": "max_completion_tokens"}
+"""Fields that newer models know by another name, which their refusal tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,14 @@ class Quirks:
     temperature_max: float = 2.0
     temperature_min: float = 0.0
     top_p_min: float = 0.0
+    top_p_below_one: bool = False
+    """Whether a `top_p` of 1, which changes nothing, is refused and so not sent."""
+    efforts: tuple[str, ...] = ()
+    """The values of `reasoning_effort` that the provider knows; empty where it takes all."""
     stream_usage: bool = False
     """Whether usage must be asked for with `stream_options`, and may be."""
+    json_grammar: bool = False
+    """Whether a schema in `response_format` is a grammar, in the words of TGI."""
     json_unstreamed: bool = False
     """Whether `response_format` goes only with an answer that is not streamed."""
 

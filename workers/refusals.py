@@ -1,7 +1,8 @@
 """What a refusal of an HTTP provider means: status and body into one AdapterError. No I/O.
 
 A status outranks what the body says. Where a status leaves it open (400, 404, 422, an error inside a
-stream), the body's own error code decides, and careful patterns of its message come last.
+stream), the body's own error code decides, and careful patterns of its message come last. Two statuses are
+also what some say of an account without money or of a filtered prompt (403, 429); there the body may say so.
 The sentences are ours. A short message of the provider is quoted only where it helps to mend the request,
 and only after everything that may be a secret was taken out of it.
 """
@@ -12,7 +13,7 @@ import email.utils
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -43,10 +44,16 @@ _BY_STATUS: Final = {
     403: Code.AUTHORIZATION,
     408: Code.UPSTREAM_ERROR,
     413: Code.CONTEXT_TOO_LONG,
+    424: Code.UPSTREAM_ERROR,
     429: Code.RATE_LIMITED,
     451: Code.CONTENT_FILTERED,
-    499: Code.UPSTREAM_ERROR,  # Google's word for a generation that was cancelled over there
+    498: Code.UPSTREAM_ERROR,
+    499: Code.UPSTREAM_ERROR,
 }
+"""424 is TGI's word for a failed generation, 498 Groq's for a tier without capacity, 499 Google's for a
+generation that was cancelled over there."""
+_BESIDE_STATUS: Final = {403: (Code.QUOTA, Code.CONTENT_FILTERED), 429: (Code.QUOTA,)}
+"""What some say with a status that means something else to all others."""
 _OPEN_STATUSES: Final = (400, 404, 410, 422)
 """Statuses under which providers put several different things."""
 _BY_UPSTREAM_CODE: Final = {
@@ -70,6 +77,8 @@ _BY_UPSTREAM_CODE: Final = {
     "content_filter": Code.CONTENT_FILTERED,
     "content_policy_violation": Code.CONTENT_FILTERED,
     "model_not_found": Code.INVALID_MODEL,
+    "model_not_supported": Code.INVALID_MODEL,
+    "deploymentnotfound": Code.INVALID_MODEL,
     "model_not_available": Code.INVALID_MODEL,
     "model_decommissioned": Code.INVALID_MODEL,
     "invalid_model": Code.INVALID_MODEL,
@@ -78,16 +87,22 @@ _BY_UPSTREAM_CODE: Final = {
     "server_error": Code.UPSTREAM_ERROR,
     "internal_server_error": Code.UPSTREAM_ERROR,
     "overloaded_error": Code.UPSTREAM_ERROR,
+    "servicequotaexceededexception": Code.QUOTA,
+    "resourcenotfoundexception": Code.INVALID_MODEL,
 }
-_QUOTA_CODES: Final = frozenset(name for name, code in _BY_UPSTREAM_CODE.items() if code is Code.QUOTA)
 _PATTERNS: Final = (
-    (Code.QUOTA, r"credit balance is too low"),
+    (
+        Code.QUOTA,
+        r"credit balance is too low|used all available credits|(doesn't|does not) have any credits"
+        r"|run out of credits|monthly (spending limit|included credits)|insufficient balance",
+    ),
     (Code.AUTHORIZATION, r"(incorrect|invalid|missing) api[ _-]?key|api[ _-]?key (is )?(not valid|invalid)"),
     (
         Code.CONTEXT_TOO_LONG,
         r"context[ _-]?(length|window|size|limit)|maximum (context|prompt|input)"
         r"|(prompt|input|messages?) (is|are) too long|too many (input )?tokens|reduce the length"
-        r"|token count\b.{0,60}\bexceeds the maximum",
+        r"|token count\b.{0,60}\bexceeds the maximum"
+        r"|`inputs` (tokens \+ `max_new_tokens` must be|must have less than)",  # TGI
     ),
     (
         Code.CONTENT_FILTERED,
@@ -98,13 +113,19 @@ _PATTERNS: Final = (
         Code.INVALID_MODEL,
         r"models?\b.{0,120}\b(not (found|exist|available)|does not exist|doesn't exist|decommissioned)"
         r"|(not a valid|invalid|unknown|no such|unsupported) model|no endpoints found|model not exist"
+        r"|model\b.{0,120}\b(not supported by (any )?provider|is not a chat model)"
+        r"|model identifier is invalid|on-demand throughput isn"
         r"|\Amodel: \S+\Z",  # Anthropic says no more than that
     ),
+    (Code.INVALID_PROMPT, r"\A(input validation|template|tool) error\b"),  # TGI, inside a stream
     (Code.UNSUPPORTED, r"\blocation is not supported"),
 )
 _COMPILED: Final = tuple(
     (code, re.compile(pattern, re.IGNORECASE | re.DOTALL)) for code, pattern in _PATTERNS
 )
+_STATUS_FIELDS: Final = ("code", "status", "status_code")
+"""Where a body may give a status. TGI's `http_status_code` is not among them: it is 422 whatever happened."""
+_STATUS_CHARS: Final = 3
 _QUOTED: Final = (Code.INVALID_PROMPT, Code.INVALID_MODEL, Code.CONTEXT_TOO_LONG, Code.UNSUPPORTED)
 """Codes whose cause only the provider's own words tell; all others need none of them."""
 _SENTENCES: Final = {
@@ -152,7 +173,7 @@ class ErrorFields:
     param: str = ""
     message: str = field(default="", repr=False)
     status: int | None = None
-    """An HTTP status that the body itself gives as its code."""
+    """An HTTP status that the body itself gives."""
     retry_after_ms: int | None = None
     """When to come back, where the body says it."""
 
@@ -199,35 +220,72 @@ def redirected(who: Who, status: int, location: str) -> AdapterError:
     )
 
 
-def parse_fields(body: bytes | Any) -> ErrorFields:
-    """The known fields of an error body, in whichever of the usual shapes; never raises."""
-    value = body
-    if isinstance(body, bytes):
-        try:
-            value = json.loads(body)
-        except (ValueError, RecursionError):
-            return ErrorFields()
+def parse_fields(body: bytes | Any, *, kind: str = "") -> ErrorFields:
+    """The known fields of an error body, in whichever of the usual shapes; never raises.
+
+    `kind` is what a header calls the error, as Amazon does: `NameException:http://of.its/schema`.
+    """
+    fields = _error_in(_parsed(body) if isinstance(body, bytes) else body)
+    named = kind.partition(":")[0].strip().lower()
+    return replace(fields, kind=named) if named else fields
+
+
+def _error_in(value: Any) -> ErrorFields:
+    """The fields of what holds an error somewhere."""
     if isinstance(value, list) and value:
         value = value[0]
     if not isinstance(value, dict):
         return ErrorFields()
     inner = value.get("error", value)
     if isinstance(inner, str):
-        return ErrorFields(message=inner)
-    if not isinstance(inner, dict):
-        return ErrorFields()
-    message = _text(inner.get("message")) or _text(inner.get("detail"))
-    code = inner.get("code")
-    number = code if type(code) is int else int(code) if isinstance(code, str) and code.isdecimal() else None
-    reason, delay = _details(inner.get("details"))
-    return ErrorFields(
-        code=(reason or _text(code)).lower(),
-        kind=_text(inner.get("type")).lower(),
-        param=_text(inner.get("param")),
-        message=message,
-        status=number if number is not None and 400 <= number <= 599 else None,
-        retry_after_ms=retry_after_ms(delay.removesuffix("s"), 0) if delay else None,
-    )
+        inner = {"type": value.get("error_type"), **value, "message": inner}  # TGI and xAI name it beside
+    return _fields(inner) if isinstance(inner, dict) else ErrorFields()
+
+
+def _fields(error: Mapping[str, Any]) -> ErrorFields:
+    """The fields of what is an error and nothing else."""
+    message, found_in = _said(error.get("message") or error.get("Message") or error.get("detail"))
+    reason, delay = _details(error.get("details"))
+    code = (reason or _text(error.get("code"))).lower()
+    kind = _text(error.get("type")).lower()
+    metadata = error.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None
+    if isinstance(raw, str):  # OpenRouter: what the provider behind it said
+        behind = parse_fields(raw.encode("utf-8", "replace"))
+        message = f"{message}: {behind.message or raw}"
+        code = behind.code if behind.code and (not code or code.isdecimal()) else code
+    numbers = (_number(error.get(name)) for name in _STATUS_FIELDS)
+    status = next((number for number in numbers if number is not None and 400 <= number <= 599), None)
+    wait = retry_after_ms(delay.removesuffix("s"), 0) if delay else None
+    return ErrorFields(code, kind, _text(error.get("param")) or found_in, message, status, wait)
+
+
+def _said(value: object) -> tuple[str, str]:
+    """The words of an error, and the parameter that they are about; of several findings, the first one's."""
+    if isinstance(value, str) and value.startswith("{"):
+        value = _parsed(value) or value
+    if isinstance(value, dict):
+        value = value.get("detail")
+    finding = value[0] if isinstance(value, list) and value else None
+    if not isinstance(finding, dict):
+        return _text(value), ""
+    place = finding.get("loc")
+    names = [part for part in place if isinstance(part, str)] if isinstance(place, list) else []
+    name = names[-1] if names else ""
+    return ": ".join(filter(None, (name, _text(finding.get("msg"))))), name
+
+
+def _parsed(text: bytes | str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _number(value: object) -> int | None:
+    if isinstance(value, str) and value.isdecimal() and value.isascii() and len(value) <= _STATUS_CHARS:
+        return int(value)
+    return value if type(value) is int else None
 
 
 def _details(details: object) -> tuple[str, str]:
@@ -286,8 +344,9 @@ def _classified(status: int | None, fields: ErrorFields) -> Code:
         if fields.status is not None:
             return _classified(fields.status, fields)
         return by_code or _by_message(fields.message) or Code.UPSTREAM_ERROR
-    if status in (403, 429) and (fields.code in _QUOTA_CODES or fields.kind in _QUOTA_CODES):
-        return Code.QUOTA
+    for code in _BESIDE_STATUS.get(status, ()):
+        if code in (by_code, _by_message(fields.message)):
+            return code
     if status in _BY_STATUS:
         return _BY_STATUS[status]
     if status >= 500:

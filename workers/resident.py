@@ -1,8 +1,9 @@
-"""One model in memory at a time, and who may use it now: an engine's worker serves all its clients with it.
+"""The models in memory, and who may use them now: an engine's worker serves all its clients with them.
 
-1. Turns are granted in the order in which they were asked for. One for the model in memory is granted while
-   the model has a free place; one for another model waits until the places are empty, then its model takes
-   the other's place. So nobody waits for ever behind a stream of requests for the other model.
+1. Turns are granted in the order in which they were asked for. One for a model in memory is granted while
+   the model has a free place. One for another model waits until there is room (`keep` models, one unless the
+   operator allows more) or until a model is unused: the one that was used longest ago goes. So nobody waits
+   for ever behind a stream of requests for another model.
 2. A turn is given back exactly once, by `release`; before it was granted, that gives up its place in line.
 3. Loading is owned here: one who gives up his turn does not tear it apart. He asks it to stop, and a model
    that is there in spite of that stays for the next one.
@@ -17,6 +18,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -43,12 +45,20 @@ W = TypeVar("W")
 M = TypeVar("M", bound=Model)
 
 
+@dataclass(eq=False, slots=True)
+class _Held(Generic[M]):
+    """A model in memory, and how many requests it serves."""
+
+    model: M
+    taken: int = 0
+
+
 class Turn(Generic[W, M]):
     """One request's turn, asked for by `Resident.ask`."""
 
     def __init__(self, resident: Resident[W, M], wanted: W, report: ReportProgress) -> None:
         self._resident = resident
-        self._granted: asyncio.Future[M] = asyncio.get_running_loop().create_future()
+        self._granted: asyncio.Future[_Held[M]] = asyncio.get_running_loop().create_future()
         self._released = False
         self.wanted = wanted
         self.report = report
@@ -58,7 +68,7 @@ class Turn(Generic[W, M]):
     @property
     def model(self) -> M:
         """The model, once the turn is granted."""
-        return self._granted.result()
+        return self._granted.result().model
 
     @property
     def ahead(self) -> int:
@@ -83,18 +93,19 @@ class Turn(Generic[W, M]):
             return
         self._released = True
         self.given_up.set()
-        self._resident.take_back(self, had_it=self.has_model)
+        self._resident.take_back(self, self._held)
 
     # ---- for Resident
 
     @property
-    def has_model(self) -> bool:
-        """Whether it holds a place."""
-        return self._granted.done() and not self._granted.cancelled() and self._granted.exception() is None
+    def _held(self) -> _Held[M] | None:
+        """The model of which it holds a place."""
+        done = self._granted.done() and not self._granted.cancelled()
+        return self._granted.result() if done and self._granted.exception() is None else None
 
-    def grant(self, model: M) -> None:
+    def grant(self, held: _Held[M]) -> None:
         """It may begin."""
-        self._granted.set_result(model)
+        self._granted.set_result(held)
 
     def refuse(self, error: BaseException) -> None:
         """Its model cannot be had."""
@@ -103,25 +114,27 @@ class Turn(Generic[W, M]):
 
 
 class Resident(Generic[W, M]):
-    """The one model, its places and the line before them."""
+    """The models, their places and the line before them."""
 
     def __init__(self, load: Callable[[Turn[W, M]], Awaitable[M]]) -> None:
         self._load = load
-        self._model: M | None = None
+        self._held: list[_Held[M]] = []
+        """The one that was used last is the last."""
         self._line: deque[Turn[W, M]] = deque()
-        self._taken = 0
         self._interested = 0
         self._switching: asyncio.Task[None] | None = None
+        self.keep = 1
+        """How many models may be in memory."""
 
     def join(self) -> None:
         """Somebody may ask for a model from now on."""
         self._interested += 1
 
     async def leave(self) -> None:
-        """He does not any more. Returns when the model is gone, if he was the last one and it is unused."""
+        """He does not any more. Returns when all unused models are gone, if he was the last one."""
         self._interested -= 1
         self._advance()
-        if self._switching is not None and not self._interested:
+        while self._switching is not None and not self._interested:
             await asyncio.wait({self._switching})
 
     def ask(self, wanted: W, report: ReportProgress = lambda phase, message, fraction: None) -> Turn[W, M]:
@@ -133,22 +146,22 @@ class Resident(Generic[W, M]):
 
     @property
     def taken(self) -> int:
-        """How many requests the model serves now."""
-        return self._taken
+        """How many requests are served now."""
+        return sum(held.taken for held in self._held)
 
     @property
     def busy(self) -> bool:
         """Whether there is a model, or anybody who waits for one."""
-        return self._model is not None or self._switching is not None or bool(self._line)
+        return bool(self._held) or self._switching is not None or bool(self._line)
 
     def ahead_of(self, turn: Turn[W, M]) -> int:
         """How many turns are before this one in the line."""
         return self._line.index(turn) if turn in self._line else 0
 
-    def take_back(self, turn: Turn[W, M], *, had_it: bool) -> None:
-        """The turn is over, or nobody wants it any more."""
-        if had_it:
-            self._taken -= 1
+    def take_back(self, turn: Turn[W, M], held: _Held[M] | None) -> None:
+        """The turn is over, or nobody wants it any more; `held` is what it had."""
+        if held is not None:
+            held.taken -= 1
         elif turn in self._line:
             self._line.remove(turn)
         self._advance()
@@ -157,31 +170,45 @@ class Resident(Generic[W, M]):
         """Grants what can be granted, and begins what must happen before the next grant."""
         while self._line and self._switching is None:
             turn = self._line[0]
-            if self._model is None or not self._model.serves(turn.wanted):
-                if not self._taken:
-                    self._switch(turn)
+            held = next((held for held in self._held if held.model.serves(turn.wanted)), None)
+            if held is None:
+                self._make_room(turn)
                 return
-            if self._taken >= self._model.places:
+            if held.taken >= held.model.places:
                 return
             self._line.popleft()
-            self._taken += 1
-            turn.grant(self._model)
-        idle = not self._interested and not self._taken and self._switching is None
-        if idle and self._model is not None:
-            self._switch(None)
+            held.taken += 1
+            self._held.remove(held)
+            self._held.append(held)
+            turn.grant(held)
+        if not self._interested and self._switching is None:
+            unused = self._unused()
+            if unused is not None:
+                self._switch(unused, None)
 
-    def _switch(self, turn: Turn[W, M] | None) -> None:
-        self._switching = asyncio.get_running_loop().create_task(self._switched(turn))
+    def _unused(self) -> _Held[M] | None:
+        """The model that nobody uses, and nobody has used for longest."""
+        return next((held for held in self._held if not held.taken), None)
+
+    def _make_room(self, turn: Turn[W, M]) -> None:
+        """Begins to load the model of a turn, if one may be loaded now."""
+        if len(self._held) < self.keep:
+            self._switch(None, turn)
+        elif (unused := self._unused()) is not None:
+            self._switch(unused, turn)
+
+    def _switch(self, old: _Held[M] | None, turn: Turn[W, M] | None) -> None:
+        self._switching = asyncio.get_running_loop().create_task(self._switched(old, turn))
         self._switching.add_done_callback(partial(self._switch_over, turn))
 
-    async def _switched(self, turn: Turn[W, M] | None) -> None:
+    async def _switched(self, old: _Held[M] | None, turn: Turn[W, M] | None) -> None:
         """The task of a switch: the old model goes, and the one for `turn` comes."""
-        old, self._model = self._model, None
         if old is not None:
-            await old.close()
+            self._held.remove(old)
+            await old.model.close()
         if turn is None or turn.given_up.is_set():
             return
-        self._model = await self._load(turn)
+        self._held.append(_Held(await self._load(turn)))
 
     def _switch_over(self, turn: Turn[W, M] | None, task: asyncio.Task[None]) -> None:
         """The loop's callback at the end of a switch: whoever it was for hears of its failure."""

@@ -19,12 +19,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+from urllib.parse import quote
 from weakref import WeakSet
 
 import aiohttp
 from aiohttp import http_exceptions
 from aiohttp.connector import Connection
+from yarl import URL
 
 from workers.adapter import AdapterError
 from workers.codes import Code
@@ -33,7 +35,10 @@ from workers.refusals import Who, parse_fields, redacted, redirected, refusal, r
 from workers.retries import retry_pause_s
 from workers.routes import address_of, proxy_for
 
-__all__ = ["Reply", "Upstream"]
+__all__ = ["Reply", "Sign", "Upstream"]
+
+Sign: TypeAlias = "Callable[[], Awaitable[Mapping[str, str]]]"
+"""Gives the headers that hold for one attempt at a request: a signature ages while a retry waits."""
 
 CONNECT_S: Final = 5.0
 """Names, TCP, TLS and the proxy together; a provider that takes longer will not speak within a second."""
@@ -59,6 +64,8 @@ LARGE_BODY_BYTES: Final = 512 << 10
 
 READ_ERRORS: Final = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 """What reading a body raises when it cannot go on."""
+_PATH_SAFE: Final = "%/?#[]@!$&'()*+,;=:~"
+"""What stands in a path as it is; an escape stays the escape that it was, since a signature may cover it."""
 SEND_ERRORS: Final = (*READ_ERRORS, http_exceptions.HttpProcessingError, UnicodeError)
 
 
@@ -224,15 +231,16 @@ class Upstream:
         deadline: float,
         model: str = "",
         retries: int = 1,
-        headers: Mapping[str, str] | None = None,
+        sign: Sign | None = None,
     ) -> AbstractAsyncContextManager[Reply]:
         """Sends a request and gives its answer while it is still arriving; `deadline` is of the loop's
         clock and only decides whether a retry fits. Leaving it in any way closes what is open.
+        `sign` is asked before each attempt.
 
         Raises:
             AdapterError: whatever the network or the provider did.
         """
-        return self._answered("POST", path, body, deadline, model, retries, headers)
+        return self._answered("POST", path, body, deadline, model, retries, sign)
 
     def get(self, path: str, *, deadline: float, retries: int = 1) -> AbstractAsyncContextManager[Reply]:
         """As `post`, for an answer that is only asked for.
@@ -251,11 +259,12 @@ class Upstream:
         deadline: float,
         model: str,
         retries: int,
-        headers: Mapping[str, str] | None,
+        sign: Sign | None,
     ) -> AsyncIterator[Reply]:
         tried = 0
         while True:
             try:
+                headers = None if sign is None else await sign()
                 response = await self._send(method, path, body, None, model, headers)
                 break
             except AdapterError as exc:
@@ -293,7 +302,7 @@ class Upstream:
         try:
             response = await self._session.request(
                 method,
-                self._base + path,
+                self._url(path),
                 allow_redirects=False,
                 proxy=self._proxy,
                 **extra,
@@ -312,6 +321,14 @@ class Upstream:
         finally:
             _drop(response)
 
+    def _url(self, path: str) -> URL:
+        """The address of a path, whose escapes are sent as they are."""
+        try:
+            base = str(URL(self._base)).rstrip("/")
+            return URL(base + quote(path, safe=_PATH_SAFE), encoded=True)
+        except ValueError as exc:
+            raise aiohttp.InvalidURL(self._base) from exc
+
     def _unsent(self, exc: Exception, attempt: _Attempt) -> AdapterError:
         fault, cause = _fault(exc, attempt)
         status = exc.status if isinstance(exc, aiohttp.ClientResponseError) else 0
@@ -327,7 +344,7 @@ class Upstream:
                 f"{self.who.name} answered with HTTP {status} and no content: check the base URL",
                 provider_status=status,
             )
-        fields = parse_fields(await _error_body(response))
+        fields = parse_fields(await _error_body(response), kind=response.headers.get("x-amzn-ErrorType", ""))
         header = response.headers.get("Retry-After")
         return refusal(
             self.who, status, fields, model=model, retry_after_ms=retry_after_ms(header, time.time())

@@ -46,7 +46,7 @@ class VertexChat(HttpChat):
         Raises:
             AdapterError: as that of all adapters, and INVALID_REQUEST without a project.
         """
-        identity = await asyncio.to_thread(identity_for, super().key())
+        identity = await asyncio.to_thread(identity_for, super()._key)
         if identity is None:
             self._take_api_key()
             return await super().load(load, report)
@@ -78,8 +78,9 @@ class VertexChat(HttpChat):
         path = self._quirks.chat_path.replace(PLACE, "")
         self._quirks = dataclasses.replace(self._quirks, chat_path=path, models_path="")
 
-    def key(self) -> str:
-        return super().key() if self._login is None else ""
+    @property
+    def _key(self) -> str:
+        return super()._key if self._login is None else ""
 
     async def signed(self, path: str, body: bytes) -> Mapping[str, str]:
         return {} if self._login is None else await self._login.headers()
@@ -97,9 +98,10 @@ class VertexChat(HttpChat):
             )
         return value or GLOBAL
 
-    def address(self) -> str:
+    @property
+    def base_url(self) -> str:
         """Each location has a host of its own, unless the base URL is an operator's."""
-        base_url = super().address()
+        base_url = super().base_url
         location = self.option("location")
         if base_url.rstrip("/") != HOST or self._login is None or location == GLOBAL:
             return base_url

@@ -237,18 +237,22 @@ class _FakeRequests:
         self.open: dict[int, tuple[int, Job, Sink]] = {}
         self.credits: list[tuple[int, int]] = []
         self.finished = 0
+        self.last_used = asyncio.get_running_loop().time()
 
     def __len__(self) -> int:
         return len(self.open)
 
     def start(self, number: int, binding: int, job: Job, sink: Sink, *, accepted: float) -> None:
+        self.last_used = asyncio.get_running_loop().time()
         self.open[number] = (binding, job, sink)
 
     def finish(self, number: int) -> None:
+        self.last_used = asyncio.get_running_loop().time()
         self.open.pop(number)[2].ended(number, Outcome())
 
     def end(self, number: int, failure: Failure) -> None:
         if number in self.open:
+            self.last_used = asyncio.get_running_loop().time()
             self.open.pop(number)[2].ended(number, Outcome(failure))
 
     def end_all(self, failure: Failure) -> None:

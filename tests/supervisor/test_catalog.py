@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from supervisor.catalog import CatalogError, load_catalog
-from supervisor.providers import Catalog, Provider, Setting, marks_in
+from supervisor.providers import Catalog, Provider, Setting, UnknownProviderError, marks_in
 from workers.quirks import Quirks
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
@@ -50,6 +50,20 @@ def test_a_table_with_the_least_keys_gets_its_defaults(folder: Path) -> None:
     assert provider == Provider("p", "p", "api", "scripted", "base")
     assert catalog.env_of(provider).requirements == ("msgpack>=1",)
     assert (catalog.env_of(provider).heavy, catalog.env_of(provider).python) == (False, ">=3.10")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        pytest.param("gorq", "there is no provider 'gorq': did you mean groq?", id="a slip"),
+        pytest.param("x" * 99, "install.py --list shows all providers", id="nothing near"),
+    ],
+)
+def test_a_name_of_nobody_is_an_error_with_the_nearest_names(name: str, hint: str) -> None:
+    assert OURS.named("Lm-Studio") is OURS.providers["lmstudio"]
+    with pytest.raises(UnknownProviderError) as caught:
+        OURS.named(name)
+    assert hint in caught.value.message
 
 
 def test_an_empty_file_has_no_providers(folder: Path) -> None:

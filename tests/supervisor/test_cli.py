@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 
+import supervisor.trials  # noqa: F401  # before a test replaces what it imports: --check reads it in passing
 from supervisor import bootstrap, cli, environments, launcher, wheelhouse
 from supervisor.catalog import load_catalog
 from supervisor.doctor import EXIT_BAD
@@ -312,6 +313,32 @@ def test_an_alias_and_a_wrong_name_are_answered(installed: Home, capsys: pytest.
     assert capsys.readouterr().out.startswith("lmstudio: is installed (http, 5.0 MB)")
     assert cli.main(["--llm", "groqq", "--home", str(installed.root)]) == bootstrap.EXIT_SETTINGS
     assert "did you mean groq" in capsys.readouterr().err
+
+
+def test_the_doctor_asked_for_all_looks_at_whatever_there_is(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WAIFU_LLM_PORT", "0")
+    assert cli.main(["--check", "--llm", "all", "--home", str(home.root)]) == 0
+    assert "'all'" not in capsys.readouterr().out
+
+
+def test_a_wheelhouse_for_all_is_one_for_every_light_environment(
+    installed: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[list[str]] = []
+
+    def export(target: Path, locks: Sequence[Path], *_: object) -> tuple[int, int]:
+        asked.append([lock.stem for lock in locks])
+        return 0, 0
+
+    monkeypatch.setattr(wheelhouse, "export_wheelhouse", export)
+    for names in (["--llm", "all", "demo"], []):
+        cli.main(["--home", str(installed.root), "--export-wheelhouse", str(tmp_path), *names])
+    envs = load_catalog(CHECKOUT / "venvs.toml").envs.values()
+    light = {spec.name for spec in envs if not spec.heavy}
+    assert [set(stems) for stems in asked] == [{"supervisor", *light}] * 2
+    assert [len(stems) for stems in asked] == [len(light) + 1] * 2
 
 
 def test_a_supervisor_environment_that_went_away_is_exit_code_4(

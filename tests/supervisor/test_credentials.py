@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,11 @@ def test_a_missing_setting_names_the_option_and_the_variables(tmp_path: Path) ->
     assert "CLOUD_ACCOUNT or CLOUD_ACCOUNT_ID" in caught.value.message
 
 
+def test_what_only_stands_in_the_address_is_not_needed_with_another_one(tmp_path: Path) -> None:
+    url = "http://127.0.0.1:1/v1"
+    assert bind(cloud(tmp_path), CLOUD, base_url=url).base_url == url
+
+
 def test_who_chooses_the_host_brings_the_key(tmp_path: Path) -> None:
     settings = cloud(tmp_path, CLOUD_ACCOUNT="acc-7")
     with pytest.raises(ClientError) as caught:
@@ -338,3 +344,26 @@ def test_no_secret_is_in_what_a_binding_shows(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, variables={"SIGNED_ID": "AKID", "SIGNED_SECRET": "s3cret"})
     binding = bind(settings, SIGNED, options={"region": "r"}, api_key="own-key")
     assert not any(word in repr(binding) for word in ("s3cret", "AKID", "own-key"))
+
+
+# ---- keep_alive
+
+ENGINE = Provider("engine", "Engine", "engine", "llama_cpp", "llama-cpp")
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, None), (0, 0.0), (30, 30.0), (1.5, 1.5), (-1, math.inf)])
+def test_an_engine_is_kept_for_as_long_as_the_load_says(
+    settings: Settings, given: float | None, kept: float | None
+) -> None:
+    assert bind(settings, ENGINE, options={"keep_alive": given}).keep_alive_s == kept
+
+
+@pytest.mark.parametrize("given", ["5m", True, [], {}])
+def test_a_keep_alive_that_is_no_number_is_told(settings: Settings, given: object) -> None:
+    with pytest.raises(ClientError, match="keep_alive"):
+        bind(settings, ENGINE, options={"keep_alive": given})
+
+
+def test_a_keep_alive_of_another_program_is_not_ours_to_read(settings: Settings) -> None:
+    binding = bind(settings, LOCAL, options={"keep_alive": "5m"}, base_url="http://127.0.0.1:1")
+    assert (binding.keep_alive_s, binding.options) == (None, {"keep_alive": "5m"})

@@ -6,6 +6,7 @@ Policy is tested with workers that have no process; at the end the real worker s
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sys
 from collections import deque
@@ -73,9 +74,10 @@ class Shop:
             await soon(self._came.wait())
         return self.made[index]
 
-    async def load(self, number: int = 1, **options: Any) -> LoadResult:
+    async def load(self, number: int = 1, *, keep_alive_s: float | None = None, **options: Any) -> LoadResult:
         """Loads the demo under that binding."""
-        loading = self.pool.load(PROVIDER, Binding(number), LoadOptions(**options), ignore_progress)
+        binding = Binding(number, keep_alive_s=keep_alive_s)
+        loading = self.pool.load(PROVIDER, binding, LoadOptions(**options), ignore_progress)
         return await soon(loading)
 
     def generate(self, number: int, sink: FakeSink, *, binding: int = 1, **changes: Any) -> None:
@@ -661,6 +663,67 @@ async def test_one_whose_only_load_failed_does_not_stay(shop: Shop) -> None:
     shop.prepare = lambda worker: setattr(worker, "bind_error", WorkerError("The key is refused."))
     with pytest.raises(WorkerError, match="refused"):
         await shop.load()
+    await soon(shop.made[0].has_stopped.wait())
+    await soon(shop.pool.close())
+
+
+# ---- keep_alive
+
+
+async def test_one_whose_connection_wants_its_memory_back_is_stopped_when_it_says_nothing() -> None:
+    shop = Shop()
+    await shop.load(1, keep_alive_s=0.01)
+    await soon(shop.made[0].has_stopped.wait())
+    await turns()
+    assert shop.state == "idle"
+    sink = FakeSink()
+    shop.generate(1, sink)
+    woken = await shop.worker(1)
+    await turns()
+    assert list(woken.requests.open) == [1]
+    await soon(shop.pool.close())
+
+
+async def test_one_that_talks_is_not_stopped_and_its_rest_begins_when_it_ends() -> None:
+    shop = Shop()
+    await shop.load(1, keep_alive_s=0.02)
+    sink = FakeSink()
+    shop.generate(1, sink)
+    await asyncio.sleep(0.06)  # no event tells of what does not happen
+    assert shop.made[0].stopped == 0
+    shop.made[0].requests.finish(1)
+    await soon(shop.made[0].has_stopped.wait())
+    await soon(shop.pool.close())
+
+
+@pytest.mark.parametrize("patient", [None, math.inf, 3600.0])
+async def test_the_most_patient_connection_decides(patient: float | None) -> None:
+    shop = Shop()
+    await shop.load(1, keep_alive_s=0.01)
+    await shop.load(2, keep_alive_s=patient)
+    await asyncio.sleep(0.03)  # no event tells of what does not happen
+    assert shop.made[0].stopped == 0
+    shop.pool.unload("demo", 2)
+    await soon(shop.made[0].has_stopped.wait())
+    await soon(shop.pool.close())
+
+
+async def test_a_pinned_one_outlives_its_last_connection() -> None:
+    shop = Shop(idle_s=0.01)
+    await shop.load(1, keep_alive_s=math.inf)
+    shop.pool.unload("demo", 1)
+    await asyncio.sleep(0.03)  # no event tells of what does not happen
+    assert (shop.made[0].stopped, shop.state) == (0, "ready")
+    await shop.load(2)
+    shop.pool.unload("demo", 2)
+    await soon(shop.made[0].has_stopped.wait())
+    await soon(shop.pool.close())
+
+
+async def test_what_the_last_connection_said_goes_before_the_setting() -> None:
+    shop = Shop(idle_s=3600.0)
+    await shop.load(1, keep_alive_s=0.0)
+    shop.pool.unload("demo", 1)
     await soon(shop.made[0].has_stopped.wait())
     await soon(shop.pool.close())
 

@@ -130,6 +130,66 @@ def test_an_effort_of_none_turns_thinking_off_once() -> None:
     assert body(quirks, reasoning_effort="low").fields["max_tokens"] == 300
 
 
+@pytest.mark.parametrize(
+    ("efforts", "wanted", "sent", "warned"),
+    [
+        ((), "minimal", "minimal", False),
+        (("low", "medium", "high"), "medium", "medium", False),
+        (("low", "medium", "high"), "minimal", "low", True),
+        (("low", "medium", "high"), "xhigh", "high", True),
+        (("low", "medium", "high"), "none", None, False),
+        (("none", "high"), "low", "high", True),
+        (("none", "high"), "none", "none", False),
+        (("none", "default"), "low", "default", True),
+        (("none",), "low", None, False),
+    ],
+)
+def test_an_effort_is_the_nearest_that_the_provider_knows(
+    efforts: tuple[str, ...], wanted: str, sent: str | None, warned: bool
+) -> None:
+    made = body(Quirks(efforts=efforts), reasoning_effort=wanted)
+    assert made.fields.get("reasoning_effort") == sent
+    assert [warning.name for warning in made.warnings] == ["PARAMETER_CHANGED"] * warned
+
+
+def test_a_model_that_cannot_be_told_not_to_think_keeps_its_room() -> None:
+    quirks = Quirks(efforts=("low",), reasoning_models=("m",), reasoning_headroom=100)
+    assert body(quirks, reasoning_effort="none").fields["max_tokens"] == 300
+
+
+@pytest.mark.parametrize(("top_p", "sent"), [(1.0, None), (0.99, 0.99), (0.0, 0.001)])
+def test_a_top_p_that_changes_nothing_is_not_sent_where_it_is_refused(
+    top_p: float, sent: float | None
+) -> None:
+    quirks = Quirks(top_p_min=0.001, top_p_below_one=True)
+    assert body(quirks, sampling={"top_p": top_p}).fields.get("top_p") == sent
+    assert body(sampling={"top_p": 1.0}).fields["top_p"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sent", "left_out"),
+    [
+        (
+            {"type": "json_schema", "json_schema": {"name": "x", "schema": {"a": 1}}},
+            {"type": "json", "value": {"a": 1}},
+            [],
+        ),
+        ({"type": "json_object"}, None, ["response_format"]),
+        ({"type": "text"}, None, []),
+    ],
+)
+def test_a_schema_is_a_grammar_for_tgi(
+    wanted: dict[str, Any], sent: dict[str, Any] | None, left_out: list[str]
+) -> None:
+    made = body(Quirks(json_grammar=True), response_format=wanted)
+    assert (made.fields.get("response_format"), names(made)) == (sent, left_out)
+
+
+def test_a_field_that_is_known_by_another_name_is_sent_by_it() -> None:
+    fields = body(refused=("max_tokens",), max_output_length=7).fields
+    assert (fields["max_completion_tokens"], "max_tokens" in fields) == (7, False)
+
+
 def test_half_a_character_can_be_sent() -> None:
     made = body(messages=(Message("user", "\ud83d é"),))
     assert json.loads(made.encoded())["messages"][0]["content"] == "\ud83d é"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any, Final
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +24,13 @@ from workers.refusals import (
 CANARY = "sk-CANARY-7f3a9c51d2e84b60-Zq"
 WHO = Who("Fake", ("FAKE_API_KEY", "FAKE_KEY"), (CANARY,))
 NOW = 1_700_000_000.0
+RAW: Final = '{"error": {"message": "r", "code": "context_length_exceeded"}}'
+"""What a provider behind a router said."""
+RECORDED: Final[list[dict[str, Any]]] = json.loads(
+    (Path(__file__).parent / "captured_refusals.json").read_text(encoding="utf-8")
+)
+"""Refusals as providers really word them, each with what it means and where it was seen; a status of null is
+an error inside a stream or with status 200."""
 
 
 @pytest.mark.parametrize(
@@ -33,6 +44,30 @@ NOW = 1_700_000_000.0
         (b'[{"error": {"message": "m", "code": 429}}]', ErrorFields(code="429", message="m", status=429)),
         (b'{"object": "error", "message": "m", "code": 1500}', ErrorFields(code="1500", message="m")),
         (b'{"detail": "m"}', ErrorFields(message="m")),
+        (
+            b'{"error": "m", "error_type": "Validation"}',
+            ErrorFields(kind="validation", message="m"),
+        ),
+        (b'{"code": "Odd", "error": "m"}', ErrorFields(code="odd", message="m")),
+        (b'{"error": {"message": "m", "status": 400}}', ErrorFields(message="m", status=400)),
+        (b'{"error": {"message": "m", "status_code": 503}}', ErrorFields(message="m", status=503)),
+        (b'{"error": {"message": "m", "status": "INVALID"}}', ErrorFields(message="m")),
+        (b'{"error": {"message": "m", "http_status_code": 422}}', ErrorFields(message="m")),
+        (b'{"detail": [{"loc": ["body", "top_k"], "msg": "m"}]}', ErrorFields("", "", "top_k", "top_k: m")),
+        (b'{"message": {"detail": [{"loc": ["a", 0], "msg": "m"}, 7]}}', ErrorFields("", "", "a", "a: m")),
+        (b'{"message": "{\\"detail\\": [{\\"msg\\": \\"m\\"}]}"}', ErrorFields(message="m")),
+        (b'{"message": "{not json"}', ErrorFields(message="{not json")),
+        (b'{"detail": [7]}', ErrorFields()),
+        (
+            json.dumps({"error": {"message": "m", "code": 400, "metadata": {"raw": RAW}}}).encode(),
+            ErrorFields("context_length_exceeded", message="m: r", status=400),
+        ),
+        (
+            b'{"error": {"message": "m", "code": "c", "metadata": {"raw": "oops"}}}',
+            ErrorFields("c", message="m: oops"),
+        ),
+        (b'{"error": {"message": "m", "metadata": {"raw": 7}}}', ErrorFields(message="m")),
+        (b'{"Message": "m"}', ErrorFields(message="m")),
         (b'{"error": 7}', ErrorFields()),
         (b"[]", ErrorFields()),
         (b"null", ErrorFields()),
@@ -90,6 +125,14 @@ def test_every_sentence_names_the_provider_and_holds_no_placeholder(code: Code) 
     assert CANARY not in error.message
 
 
+@pytest.mark.foreign
+@pytest.mark.parametrize("row", RECORDED, ids=lambda row: f"{row['provider']} {row['status']} {row['means']}")
+def test_a_refusal_means_what_its_provider_means(row: dict[str, Any]) -> None:
+    error = refusal(WHO, row["status"], parse_fields(json.dumps(row["body"]).encode()), model="m-1")
+    assert error.code is Code[row["means"]]
+    assert row["source"]
+
+
 def test_only_a_message_that_helps_is_quoted() -> None:
     assert "top_p is odd" in refusal(WHO, 400, ErrorFields(message="top_p is odd")).message
     assert "org-1" not in refusal(WHO, 429, ErrorFields(message="limit of org-1")).message
@@ -143,7 +186,20 @@ def test_a_wait_in_the_body_counts_where_no_header_tells_one() -> None:
 
 def test_a_status_may_mean_something_of_its_own_at_one_provider() -> None:
     fields = ErrorFields(message="m")
-    own = Who("Fake", statuses={498: Code.CONTENT_FILTERED})
-    assert refusal(own, 498, fields).code is Code.CONTENT_FILTERED
-    assert refusal(WHO, 498, fields).code is Code.UPSTREAM_PROTOCOL
+    own = Who("Fake", statuses={497: Code.CONTENT_FILTERED})
+    assert refusal(own, 497, fields).code is Code.CONTENT_FILTERED
+    assert refusal(WHO, 497, fields).code is Code.UPSTREAM_PROTOCOL
     assert refusal(own, None, fields).code is Code.UPSTREAM_ERROR
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("ValidationException:http://internal.amazon.com/coral/", "validationexception"),
+        ("ThrottlingException", "throttlingexception"),
+        ("", "t"),
+    ],
+)
+def test_a_header_may_name_the_kind_of_an_error(kind: str, expected: str) -> None:
+    fields = parse_fields(b'{"error": {"message": "m", "type": "T"}}', kind=kind)
+    assert (fields.kind, fields.message) == (expected, "m")

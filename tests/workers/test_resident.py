@@ -1,4 +1,4 @@
-"""The one model in memory: who may use it when, and what becomes of loads that nobody wants any more."""
+"""The models in memory: who may use it when, and what becomes of loads that nobody wants any more."""
 
 from __future__ import annotations
 
@@ -150,3 +150,45 @@ async def test_a_model_in_use_goes_when_its_last_request_has_ended() -> None:
     rig.resident.join()
     await rig.resident.leave()  # which waits for what has begun
     assert rig.log == ["+a", "-a"]
+
+
+# ---- several models
+
+
+async def test_with_room_for_two_the_one_that_was_used_longest_ago_goes() -> None:
+    rig = Rig()
+    rig.resident.keep = 2
+    for name in ("a", "b", "a"):
+        (await rig.turn(name)).release()
+    (await rig.turn("c")).release()
+    assert rig.log == ["+a", "+b", "-b", "+c"]
+    await rig.resident.leave()
+    assert rig.log == ["+a", "+b", "-b", "+c", "-a", "-c"]
+    assert not rig.resident.busy
+
+
+async def test_a_model_in_use_does_not_go_for_another_one() -> None:
+    rig = Rig()
+    rig.resident.keep = 2
+    first, second = await rig.turn("a"), await rig.turn("b")
+    third = rig.resident.ask("c")
+    assert not await third.granted(0)
+    assert rig.resident.taken == 2
+    second.release()
+    assert await third.granted(WAIT_S)
+    assert rig.log == ["+a", "+b", "-b", "+c"]
+    assert (first.model.name, third.model.name) == ("a", "c")
+    first.release()
+    third.release()
+    await rig.resident.leave()
+
+
+async def test_two_models_serve_side_by_side() -> None:
+    rig = Rig()
+    rig.resident.keep = 2
+    turns = [await rig.turn(name) for name in ("a", "b", "a", "b")]
+    assert rig.resident.taken == 4
+    assert rig.log == ["+a", "+b"]
+    for turn in turns:
+        turn.release()
+    await rig.resident.leave()

@@ -69,8 +69,9 @@ CACHE_MIB: Final = 256
 ERRORS_ONLY: Final = 1
 """The engine's log says at the next level what no operator needs, for every request."""
 HUB: Final = "https://huggingface.co"
-_QUIRKS: Final = ("models_dir", "download", "hub")
-"""Where models are; whether what is not there may be fetched on a load; from where."""
+_QUIRKS: Final = ("models_dir", "download", "hub", "models_in_memory")
+"""Where models are; whether what is not there may be fetched on a load; from where; how many models may be in
+memory at once."""
 _MS_PER_S: Final = 1000
 _ENGINE_ERRORS: Final = (ValueError, RuntimeError, IndexError, OverflowError)
 """What becomes of the engine's exceptions on their way into Python."""
@@ -181,6 +182,7 @@ class LlamaCpp(Adapter):
         """
         self._options, warnings = read_options(self.binding.options)
         names = await asyncio.to_thread(self._files.names)
+        _RESIDENT.keep = max(int(self.provider.quirks.get("models_in_memory", 1)), 1)
         _RESIDENT.join()
         self._joined = True
         model_ms = None

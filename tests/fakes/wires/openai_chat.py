@@ -14,12 +14,18 @@ from workers.codes import Code
 __all__ = ["DONE", "OpenAIWire", "piece"]
 
 DONE = b"data: [DONE]\n\n"
-_BASE = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "fake-small"}
+_BASE = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion.chunk",
+    "created": 1,
+    "model": "fake-small",
+    "system_fingerprint": "fp_1",
+}
 
 
 def piece(delta: Mapping[str, Any], finish_reason: str | None = None, **extra: Any) -> bytes:
     """An event with one choice."""
-    choice = {"index": 0, "delta": dict(delta), "finish_reason": finish_reason}
+    choice = {"index": 0, "delta": dict(delta), "logprobs": None, "finish_reason": finish_reason}
     return event({**_BASE, "choices": [choice], **extra})
 
 
@@ -61,10 +67,15 @@ class OpenAIWire(Wire):
         return [*result, DONE] if behaviour.done else result
 
     def whole(self, behaviour: Behaviour) -> bytes:
-        message: dict[str, Any] = {"role": "assistant", "content": "".join(behaviour.texts)}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": "".join(behaviour.texts),
+            "refusal": None,
+        }
         if behaviour.reasoning:
             message["reasoning_content"] = "".join(behaviour.reasoning)
-        choice = {"index": 0, "message": message, "finish_reason": behaviour.finish_reason}
+        reason = behaviour.finish_reason
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
         usage = {"usage": _usage(behaviour.usage)} if behaviour.usage else {}
         return json.dumps({**_BASE, "object": "chat.completion", "choices": [choice], **usage}).encode()
 
@@ -156,7 +167,11 @@ class OpenAIWire(Wire):
 def _usage(usage: Usage | Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(usage, Usage):
         return usage
-    result: dict[str, Any] = {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens}
+    result: dict[str, Any] = {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": (usage.input_tokens or 0) + (usage.output_tokens or 0),
+    }
     if usage.cached_input_tokens is not None:
         result["prompt_tokens_details"] = {"cached_tokens": usage.cached_input_tokens}
     if usage.reasoning_tokens is not None:

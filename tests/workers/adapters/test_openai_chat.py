@@ -14,13 +14,14 @@ from tests.fakes.bound import (
     failure,
     finish_of,
     loaded,
+    partly,
     reasoning_of,
     refusal,
     request,
     text_of,
 )
-from tests.fakes.openai_server import Behaviour, Exchange, OpenAIServer, piece
-from workers.adapter import Finish, Usage
+from tests.fakes.openai_server import Behaviour, Exchange, OpenAIServer, event, piece
+from workers.adapter import Finish, Text, Usage
 from workers.codes import Code
 
 SSE = {"Content-Type": "text/event-stream"}
@@ -89,6 +90,16 @@ async def test_a_content_that_is_a_list_is_text_and_thinking(server: OpenAIServe
             Usage(1, 2, 3, 4),
         ),
         ({"prompt_tokens": 1, "prompt_cache_hit_tokens": 5}, Usage(1, None, 5, None)),
+        ({"prompt_tokens": 1, "completion_tokens": 2, "cached_tokens": 5}, Usage(1, 2, 5, None)),
+        (
+            {
+                "prompt_tokens": 1,
+                "completion_tokens": 2,
+                "total_tokens": 7,
+                "completion_tokens_details": {"reasoning_tokens": 4},
+            },
+            Usage(1, 6, None, 4),
+        ),
         ({"prompt_tokens": "many", "completion_tokens": -1, "prompt_tokens_details": None}, Usage()),
     ],
 )
@@ -98,6 +109,40 @@ async def test_usage_is_what_the_provider_reported(
     server.behaviour = Behaviour(usage=usage)
     async with loaded(server.base_url) as adapter:
         assert finish_of(await collect(adapter, request())).usage == expected
+
+
+async def test_a_stream_that_groq_ended_early_is_its_error(server: OpenAIServer) -> None:
+    early = piece({}, None, x_groq={"id": "req_1", "error": "over capacity"})
+    server.behaviour = Behaviour(events=(piece({"content": "Hi"}), early, DONE))
+    async with loaded(server.base_url) as adapter:
+        assert (await partly(adapter, [Text("Hi")], Code.UPSTREAM_ERROR)).provider_status is None
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_error_of_the_choice_alone_is_an_error(server: OpenAIServer, stream: bool) -> None:
+    error = {"code": 429, "message": "x"}
+    choice = {"index": 0, "error": error, "finish_reason": "error", "delta": {}, "message": {"content": ""}}
+    server.behaviour = (
+        Behaviour(events=(event({"choices": [choice]}), DONE))
+        if stream
+        else Behaviour(body=json.dumps({"choices": [choice]}).encode())
+    )
+    assert (await failure(server, request(stream=stream))).code is Code.RATE_LIMITED
+
+
+async def test_an_error_after_the_end_is_none_of_the_answer(server: OpenAIServer) -> None:
+    late = event({"error": {"code": 400, "message": "Token limit reached"}, "choices": [{"delta": {}}]})
+    server.behaviour = Behaviour(events=(piece({"content": "Hi"}, "length"), late, DONE))
+    async with loaded(server.base_url) as adapter:
+        events = await collect(adapter, request())
+    assert (text_of(events), finish_of(events).reason) == ("Hi", "length")
+
+
+async def test_a_first_piece_without_a_model_does_not_name_it(server: OpenAIServer) -> None:
+    first = event({"choices": [], "model": "", "prompt_filter_results": []})
+    server.behaviour = Behaviour(events=(first, piece({"content": "Hi"}, "stop"), DONE))
+    async with loaded(server.base_url) as adapter:
+        assert finish_of(await collect(adapter, request())).model == "fake-small"
 
 
 async def test_usage_in_the_last_piece_of_groq_is_read(server: OpenAIServer) -> None:
@@ -152,6 +197,22 @@ async def test_a_refused_parameter_is_left_out_once_and_told(
         finish = finish_of(await collect(adapter, request(temperature=0.5)))
         assert (finish.retries, len(finish.warnings)) == (0, 1)
     assert ["temperature" in received.body for received in server.requests] == [True, False, False]
+
+
+async def test_a_limit_that_a_model_wants_by_another_name_is_sent_by_it(server: OpenAIServer) -> None:
+    message = (
+        "Unsupported parameter: 'max_tokens' is not supported with this model. "
+        "Use 'max_completion_tokens' instead."
+    )
+    error = {"message": message, "param": "max_tokens", "code": "unsupported_parameter"}
+    server.script = [refusal(400, error)]
+    async with loaded(server.base_url) as adapter:
+        finish = finish_of(await collect(adapter, request(max_output_length=7)))
+        assert (finish.retries, finish.warnings) == (1, ())
+        assert finish_of(await collect(adapter, request())).retries == 0
+    sent = [received.body for received in server.requests]
+    assert [body.get("max_tokens") for body in sent] == [7, None, None]
+    assert [body.get("max_completion_tokens") for body in sent] == [None, 7, 200]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ PROVIDERS: Final = [item for item in CATALOG.providers.values() if item.adapter 
 SCHEMAS: Final = {
     "mistral": ("mistral_chat.json", "ChatCompletionRequest"),
     "together": ("together_chat.json", "ChatCompletionRequest"),
+    "tgi": ("hf_tgi_chat.json", "ChatRequest"),
 }
 DEFAULT_SCHEMA: Final = ("openai_chat.json", "CreateChatCompletionRequest")
 CHAT: Final = (
@@ -64,7 +65,11 @@ CASES: Final[dict[str, dict[str, Any]]] = {
     "json schema": {"response_format": SCHEMA_FORMAT, "stream": False},
     "effort": {"reasoning_effort": "high"},
 }
-MODELS: Final = {"openai": ("gpt-5-mini", "o3"), "xai": ("grok-4",), "groq": ("openai/gpt-oss-20b",)}
+MODELS: Final = {
+    "openai": ("gpt-5-mini", "o3"),
+    "xai": ("grok-4",),
+    "groq": ("openai/gpt-oss-20b", "qwen/qwen3-32b"),
+}
 
 
 def models_of(provider: Provider) -> list[str]:
@@ -90,9 +95,11 @@ def test_a_request_is_what_the_provider_publishes(provider: Provider, case: str)
     validator = validator_of(file, schema)
     quirks = Quirks.parse(provider.id, provider.quirks)
     for model in models_of(provider):
-        body = json.loads(build(wanted(model, **CASES[case]), quirks).encoded())
+        body = json.loads(build(wanted(model, **CASES[case]), quirks.of(model)).encoded())
         if provider.id == "deepseek":  # takes 16 stops; the schema here is OpenAI's, which takes 4
             body["stop"] = body.get("stop", ["a"])[:4]
+        if body.get("reasoning_effort") == "default":  # a word of Groq's own
+            body["reasoning_effort"] = "medium"
         validator.validate(body)
 
 
@@ -119,8 +126,9 @@ def test_a_providers_table_says_where_it_is_from_and_who_tried_it(provider: Prov
 
 def body_of(provider_id: str, model: str = "", **fields: Any) -> dict[str, Any]:
     provider = CATALOG.providers[provider_id]
-    body = build(wanted(model or provider.default_model or "m", **fields), Quirks.parse("x", provider.quirks))
-    return dict(body.fields)
+    model = model or provider.default_model or "m"
+    quirks = Quirks.parse("x", provider.quirks).of(model)
+    return dict(build(wanted(model, **fields), quirks).fields)
 
 
 def test_openai_gets_names_and_its_own_field_for_tokens() -> None:
@@ -168,6 +176,40 @@ def test_deepseek_does_not_think_unless_asked() -> None:
     assert body_of("deepseek", sampling={"top_p": 0.0})["top_p"] > 0
     assert len(body_of("deepseek", stop=tuple("abcdefghijklmnopqrst"))["stop"]) == 16
     assert "stop" not in body_of("deepseek", stop=("a",), reasoning_effort="high")
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "sent"),
+    [
+        ("llama-3.3-70b-versatile", None, None),
+        ("openai/gpt-oss-20b", None, "low"),
+        ("openai/gpt-oss-20b", "high", "high"),
+        ("openai/gpt-oss-20b", "none", "low"),
+        ("qwen/qwen3-32b", None, "none"),
+        ("qwen/qwen3-32b", "low", "default"),
+    ],
+)
+def test_groq_is_kept_from_thinking_as_far_as_a_model_can_be(
+    model: str, asked: str | None, sent: str | None
+) -> None:
+    assert body_of("groq", model, reasoning_effort=asked).get("reasoning_effort") == sent
+
+
+def test_mistral_and_together_get_the_efforts_that_they_know() -> None:
+    assert body_of("mistral", reasoning_effort="low")["reasoning_effort"] == "high"
+    assert body_of("together", reasoning_effort="minimal")["reasoning_effort"] == "low"
+
+
+def test_tgi_gets_what_its_router_does_not_refuse() -> None:
+    body = body_of("tgi", sampling={**SAMPLING, "top_p": 1.0}, response_format=SCHEMA_FORMAT)
+    assert not {"top_p", "presence_penalty", "repetition_penalty"} & set(body)
+    assert body["response_format"] == {"type": "json", "value": {"type": "object", "properties": {}}}
+
+
+def test_a_deployment_of_azure_is_its_model_and_takes_the_older_limit() -> None:
+    body = body_of("azure-openai", "my-chat-bot", max_output_length=50)
+    assert (body["model"], body["max_tokens"]) == ("my-chat-bot", 50)
+    assert body_of("azure-openai", "gpt-5-mini", max_output_length=50)["max_completion_tokens"] == 50 + 2048
 
 
 def test_a_local_server_gets_one_message_per_turn_and_no_stops() -> None:

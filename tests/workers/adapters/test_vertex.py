@@ -115,7 +115,7 @@ async def test_each_location_has_the_host_that_the_vendors_package_goes_to(
     await load_only(adapter)
     await adapter.close()
     adapter.binding = Binding(1, base_url=HOST, options={"location": location})
-    assert adapter.address() == CAPTURED["hosts"][location]
+    assert adapter.base_url == CAPTURED["hosts"][location]
 
 
 # ---- places and projects
