@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, TypeAlias
 from urllib.parse import urlencode
 
-from google.auth import crypt, jwt
 from google.auth._cloud_sdk import get_application_default_credentials_path
 from google.auth.exceptions import GoogleAuthError
 
@@ -130,6 +129,8 @@ def _parsed(text: str, what: str) -> Identity:
 
 
 def _service_account(info: Mapping[str, Any]) -> ServiceAccount:
+    from google.auth import crypt  # here: it takes 0.1 s, and nobody else signs
+
     signer = crypt.RSASigner.from_service_account_info(info)
     key_id = str(info.get("private_key_id", ""))
     return ServiceAccount(_text(info, "client_email"), str(info.get("project_id", "")), key_id, signer)
@@ -261,6 +262,8 @@ class Login:
     @staticmethod
     def _assertion(account: ServiceAccount) -> str:
         """The signed word of a service account that it is itself."""
+        from google.auth import jwt  # here: as crypt
+
         now = int(time.time())
         claims = {
             "iat": now,
