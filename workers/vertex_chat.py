@@ -12,16 +12,19 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
-from workers.adapter import AdapterError, Binding, Loaded, LoadRequest, ProviderSpec, ReportProgress
+from workers.adapter import AdapterError, Binding, Loaded, LoadRequest, ProviderSpec, ReportProgress, Warn
 from workers.codes import Code
 from workers.google_login import Login, identity_for
 from workers.http_chat import HttpChat
+from workers.upstream import Upstream
 
 __all__ = ["PLACE", "VertexChat"]
 
 PLACE: Final = "/projects/{project}/locations/{location}"
 """The part of a path that an API key leaves out."""
 GLOBAL: Final = "global"
+WARM_S: Final = 1.0
+"""What a connection ahead of time may take: without one, the first reply takes longer."""
 HOST: Final = "https://aiplatform.googleapis.com"
 """Where the location `global` is served, and no other."""
 CONTINENTS: Final = ("us", "eu")
@@ -59,6 +62,8 @@ class VertexChat(HttpChat):
                     Code.INVALID_REQUEST,
                     f"{self.provider.name} needs a project: send it in the options of load",
                 )
+            if load.verify:
+                await self._login.headers()  # a list of models, which would ask for it, is not everywhere
             return await super().load(load, report)
         except BaseException:
             await self.close()
@@ -77,6 +82,22 @@ class VertexChat(HttpChat):
             )
         path = self._quirks.chat_path.replace(PLACE, "")
         self._quirks = dataclasses.replace(self._quirks, chat_path=path, models_path="")
+
+    async def _checked(self, upstream: Upstream, *, verify: bool) -> tuple[Warn, ...]:
+        """Where no list of models is asked for, the connection is made all the same."""
+        warnings = await super()._checked(upstream, verify=verify)
+        if not self._quirks.models_path:
+            try:
+                await upstream.warm(WARM_S)
+            except AdapterError as exc:
+                if verify:
+                    raise
+                return (*warnings, Warn("NOT_CHECKED", exc.message))
+        return warnings
+
+    def _unchecked(self, *, verify: bool) -> tuple[Warn, ...]:
+        """Whoever has got a token is known."""
+        return super()._unchecked(verify=verify) if self._login is None else ()
 
     @property
     def _key(self) -> str:

@@ -11,6 +11,7 @@ from tests.fakes.wires.cohere import CohereWire
 from tests.fakes.wires.gemini import GeminiWire
 from tests.fakes.wires.openai_chat import OpenAIWire
 from tests.fakes.wires.vertex import VertexWire
+from tests.fakes.wires.vertex_anthropic import VertexAnthropicWire
 
 __all__ = ["WIRES"]
 
@@ -21,5 +22,6 @@ WIRES: Final[tuple[Wire, ...]] = (
     BedrockWire(),
     GeminiWire(),
     VertexWire(),
+    VertexAnthropicWire(),
 )
 """Every wire that has an adapter; the contract runs against each."""

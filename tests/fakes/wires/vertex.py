@@ -33,6 +33,8 @@ class VertexWire(GeminiWire):
 
     def models(self, names: Sequence[str], received: Received) -> bytes:
         path = urlsplit(received.path)
+        if path.path == "/ping":
+            return b"{}"
         assert path.path == "/v1beta1/publishers/google/models"
         query = parse_qs(path.query)
         start, size = int(query.get("pageToken", ["0"])[0]), int(query["pageSize"][0])

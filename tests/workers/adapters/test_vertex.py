@@ -21,7 +21,7 @@ from tests.fakes.wire import Behaviour
 from tests.fakes.wires.vertex import VertexWire
 from tests.workers.adapters.test_gemini import CAPTURED as GEMINI
 from tests.workers.adapters.test_gemini import camel, captured_prompt
-from workers.adapter import AdapterError, Binding, ProviderSpec
+from workers.adapter import AdapterError, Binding, LoadRequest, ProviderSpec
 from workers.adapters.vertex import Vertex
 from workers.codes import Code
 from workers.vertex_chat import HOST
@@ -162,7 +162,19 @@ async def test_nobody_knows_whether_an_api_key_is_good_before_it_is_used(server:
     loaded = await load_only(adapter)
     await adapter.close()
     assert [warning.name for warning in loaded.warnings] == ["KEY_NOT_CHECKED"]
-    assert server.connections == 0
+    assert [received.path for received in server.lists] == ["/ping"]  # for a warm connection alone
+
+
+async def test_without_a_list_a_load_finds_out_whether_anybody_is_there(server: FakeServer) -> None:
+    async with FakeServer(VertexWire()) as gone:
+        base_url = gone.base_url
+    with pytest.raises(AdapterError) as caught:
+        await load_only(made(base_url, "AIzaTest"))
+    assert caught.value.code is Code.UNREACHABLE
+    adapter = made(base_url, "AIzaTest")
+    loaded = await load_only(adapter, LoadRequest(verify=False))
+    await adapter.close()
+    assert [warning.name for warning in loaded.warnings] == ["NOT_CHECKED"]
 
 
 async def test_models_of_an_odd_shape_are_passed_over(server: FakeServer) -> None:
