@@ -5,7 +5,7 @@ The wire names model and method in the path. A model may be given as Google list
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
@@ -40,7 +40,7 @@ class GeminiChat(HttpChat):
     def path(self, request: Request, body: Body) -> str:
         return super().path(request, body) + (STREAM if body.streamed else WHOLE)
 
-    def generate(self, request: Request) -> AsyncIterator[Event]:
+    def generate(self, request: Request) -> AsyncGenerator[Event, None]:
         return super().generate(replace(request, model=plain_name(request.model)))
 
     async def preload(self, model: str | None, report: ReportProgress) -> tuple[Warn, ...]:

@@ -15,7 +15,7 @@ import difflib
 import functools
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from typing import Any, ClassVar, Final, Protocol
 from urllib.parse import quote
 
@@ -69,6 +69,8 @@ _REFUSING_WORDS: Final = (
     *("support", "unknown", "unrecognized", "not permitted", "not enabled", "extra", "deprecated"),
 )
 """What a provider says about a parameter that it does not take."""
+_DISPENSABLE: Final = ("stop",)
+"""What may be left out whatever is said of it, since the host cuts there too."""
 _REFUSING: Final = (Code.AUTHORIZATION, Code.UNREACHABLE)
 
 
@@ -99,6 +101,8 @@ class HttpChat(Adapter, abc.ABC):
     """The statuses of an answer; any other is a refusal."""
     refusing: ClassVar[Mapping[int, Code]] = {}
     """What a status of a refusal means on this wire and on no other."""
+    words: ClassVar[Mapping[str, Code]] = {}
+    """What words for errors mean that this wire has and no other, in lower case."""
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
         super().__init__(provider, binding)
@@ -146,6 +150,14 @@ class HttpChat(Adapter, abc.ABC):
     @abc.abstractmethod
     def reader(self, who: Who, request: Request) -> Answer:
         """What reads the answer to a request; used once."""
+
+    def patience_s(self, error: AdapterError, waits: int, left_s: float) -> float | None:
+        """How long a refusal is waited for that the provider documents as a wait: see workers.upstream.
+
+        Raises:
+            AdapterError: what is told instead, where that wait does not fit into the seconds left.
+        """
+        return None
 
     async def models(self, upstream: Upstream, path: str, timeout_s: float) -> tuple[str, ...]:
         """The names of the models that `path` lists.
@@ -224,7 +236,7 @@ class HttpChat(Adapter, abc.ABC):
             raise
         return Loaded(models=self._models, warnings=warnings, connect_ms=connect_ms)
 
-    async def generate(self, request: Request) -> AsyncIterator[Event]:
+    async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
         """The reply as it arrives. Cancelling or closing it closes the connection."""
         deadline = asyncio.get_running_loop().time() + request.timeout_s
         retries = 0
@@ -273,8 +285,9 @@ class HttpChat(Adapter, abc.ABC):
                 f"the key for {self.provider.name} holds characters that no key has: copy it once more",
             )
         headers = {**self._quirks.extra_headers, **self.headers(key)}
-        who = Who(self.provider.name, self.provider.key_variables, self.secrets, self.refusing)
-        return Upstream(base_url, who, headers, accepted=self.accepted)
+        statuses, words = self.refusing, self.words
+        who = Who(self.provider.name, self.provider.key_variables, self.secrets, statuses, words)
+        return Upstream(base_url, who, headers, accepted=self.accepted, patience=self.patience_s)
 
     async def _checked(self, upstream: Upstream, *, verify: bool) -> tuple[Warn, ...]:
         """Asks for the models, and for the key where that list is open; what is no refusal is a warning."""
@@ -331,11 +344,10 @@ class HttpChat(Adapter, abc.ABC):
         self, request: Request, body: Body, deadline: float, retries: int
     ) -> AsyncGenerator[Event, None]:
         """The events of one request."""
-        if self._upstream is None:
-            raise AdapterError(Code.NOT_LOADED, f"{self.provider.name} is not loaded")
-        answer = self.reader(self._upstream.who, request)
+        upstream = self.opened()
+        answer = self.reader(upstream.who, request)
         path, data = self.path(request, body), body.encoded()
-        async with self._upstream.post(
+        async with upstream.post(
             path,
             data,
             deadline=deadline,
@@ -345,19 +357,39 @@ class HttpChat(Adapter, abc.ABC):
         ) as reply:
             if body.warnings or retries + reply.retries:
                 yield Begun(body.warnings, retries + reply.retries)
-            if _is_json(reply):
-                whole = await reply.read()
-                for event in answer.whole(whole.removeprefix(codecs.BOM_UTF8)):
+            async with contextlib.aclosing(self.read(reply, answer)) as events:
+                async for event in events:
                     yield event
-            else:
-                self._check_type(reply)
-                async with contextlib.aclosing(self._streamed(reply, answer)) as stream:
-                    async for event in stream:
-                        yield event
             finish = answer.finish(retries=retries + reply.retries, warnings=body.warnings)
-            if not answer.endless:
+            if not answer.unfinished:
                 await reply.drain()  # before Finish: nobody asks for more after it
             yield finish
+
+    def opened(self) -> Upstream:
+        """The connections of a loaded binding.
+
+        Raises:
+            AdapterError: NOT_LOADED, there are none.
+        """
+        if self._upstream is None:
+            raise AdapterError(Code.NOT_LOADED, f"{self.provider.name} is not loaded")
+        return self._upstream
+
+    async def read(self, reply: Reply, answer: Answer) -> AsyncGenerator[Event, None]:
+        """The events of an answer that is complete, whole or streamed.
+
+        Raises:
+            AdapterError: it is an error, or not complete, or not of this wire.
+        """
+        if _is_json(reply):
+            whole = await reply.read()
+            for event in answer.whole(whole.removeprefix(codecs.BOM_UTF8)):
+                yield event
+        else:
+            self._check_type(reply)
+            async with contextlib.aclosing(self._streamed(reply, answer)) as stream:
+                async for event in stream:
+                    yield event
 
     async def _streamed(self, reply: Reply, answer: Answer) -> AsyncGenerator[Event, None]:
         """The events of a stream up to its end; it returns only when the answer is complete."""
@@ -439,9 +471,8 @@ def _named_parameters(error: Refusal, body: Body) -> frozenset[str]:
     sent = {name: name for name in DROPPABLE if name in body.fields} | dict(body.called)
     if error.fields.param in sent:
         return frozenset((error.fields.param,))
-    if not any(word in message for word in _REFUSING_WORDS):
-        return frozenset()
-    return frozenset(name for name, called in sent.items() if name in message or called.lower() in message)
+    named = frozenset(name for name, called in sent.items() if name in message or called.lower() in message)
+    return named if any(word in message for word in _REFUSING_WORDS) else named.intersection(_DISPENSABLE)
 
 
 def model_names(listed: Any) -> tuple[str, ...]:

@@ -68,8 +68,8 @@ class Quirks:
     """How long each may be; 0: as long as it likes."""
     unsupported: tuple[str, ...] = ()
     """Parameters that the provider refuses or does not have."""
-    temperature_max: float = 2.0
     temperature_min: float = 0.0
+    temperature_max: float = 2.0
     top_p_min: float = 0.0
     top_p_below_one: bool = False
     """Whether a `top_p` of 1, which changes nothing, is refused and so not sent."""

@@ -60,6 +60,7 @@ _BY_UPSTREAM_CODE: Final = {
     "insufficient_quota": Code.QUOTA,
     "insufficient_credits": Code.QUOTA,
     "billing_hard_limit_reached": Code.QUOTA,
+    "token_quota_reached": Code.QUOTA,
     "billing_error": Code.QUOTA,
     "invalid_api_key": Code.AUTHORIZATION,
     "api_key_invalid": Code.AUTHORIZATION,
@@ -82,6 +83,7 @@ _BY_UPSTREAM_CODE: Final = {
     "model_not_available": Code.INVALID_MODEL,
     "model_decommissioned": Code.INVALID_MODEL,
     "invalid_model": Code.INVALID_MODEL,
+    "container_not_found": Code.INVALID_PROMPT,
     "unsupported_parameter": Code.INVALID_PROMPT,
     "unsupported_value": Code.INVALID_PROMPT,
     "server_error": Code.UPSTREAM_ERROR,
@@ -102,7 +104,8 @@ _PATTERNS: Final = (
         r"context[ _-]?(length|window|size|limit)|maximum (context|prompt|input)"
         r"|(prompt|input|messages?) (is|are) too long|too many (input )?tokens|reduce the length"
         r"|token count\b.{0,60}\bexceeds the maximum"
-        r"|`inputs` (tokens \+ `max_new_tokens` must be|must have less than)",  # TGI
+        r"|`inputs` (tokens \+ `max_new_tokens` must be|must have less than)"  # TGI
+        r"|cannot exceed the total tokens",  # IBM
     ),
     (
         Code.CONTENT_FILTERED,
@@ -123,7 +126,7 @@ _PATTERNS: Final = (
 _COMPILED: Final = tuple(
     (code, re.compile(pattern, re.IGNORECASE | re.DOTALL)) for code, pattern in _PATTERNS
 )
-_STATUS_FIELDS: Final = ("code", "status", "status_code")
+_STATUS_FIELDS: Final = ("code", "status", "status_code", "statusCode")
 """Where a body may give a status. TGI's `http_status_code` is not among them: it is 422 whatever happened."""
 _STATUS_CHARS: Final = 3
 _QUOTED: Final = (Code.INVALID_PROMPT, Code.INVALID_MODEL, Code.CONTEXT_TOO_LONG, Code.UNSUPPORTED)
@@ -162,6 +165,8 @@ class Who:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     statuses: Mapping[int, Code] = field(default_factory=dict)
     """What a status means there and nowhere else."""
+    words: Mapping[str, Code] = field(default_factory=dict)
+    """What its own words for errors mean, in lower case; they outrank a status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +193,7 @@ def refusal(
     who: Who, status: int | None, fields: ErrorFields, *, model: str = "", retry_after_ms: int | None = None
 ) -> Refusal:
     """The error for an answer with that status, or, without one, for an error inside a stream."""
-    code = who.statuses.get(status or 0) or _classified(status, fields)
+    code = who.words.get(fields.kind) or who.statuses.get(status or 0) or _classified(status, fields)
     shown_model = f"model {model!r}" if model else "that model"
     sentence = _SENTENCES[code].format(
         who=who.name if status is None else f"{who.name} (HTTP {status})",
@@ -237,6 +242,10 @@ def _error_in(value: Any) -> ErrorFields:
     if not isinstance(value, dict):
         return ErrorFields()
     inner = value.get("error", value)
+    listed = value.get("errors")
+    if "error" not in value and isinstance(listed, list) and listed:  # IBM and Cloudflare name several
+        inner = listed[0]
+        inner = {"status_code": value.get("status_code"), **inner} if isinstance(inner, dict) else inner
     if isinstance(inner, str):
         inner = {"type": value.get("error_type"), **value, "message": inner}  # TGI and xAI name it beside
     return _fields(inner) if isinstance(inner, dict) else ErrorFields()
@@ -247,7 +256,7 @@ def _fields(error: Mapping[str, Any]) -> ErrorFields:
     message, found_in = _said(error.get("message") or error.get("Message") or error.get("detail"))
     reason, delay = _details(error.get("details"))
     code = (reason or _text(error.get("code"))).lower()
-    kind = _text(error.get("type")).lower()
+    kind = (_text(error.get("type")) or _text(error.get("rc"))).lower()
     metadata = error.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, dict) else None
     if isinstance(raw, str):  # OpenRouter: what the provider behind it said
@@ -355,7 +364,7 @@ def _classified(status: int | None, fields: ErrorFields) -> Code:
         return Code.UPSTREAM_PROTOCOL
     found = by_code or _by_message(fields.message)
     if status in (404, 410):
-        return Code.INVALID_MODEL if found is Code.INVALID_MODEL else Code.UPSTREAM_PROTOCOL
+        return found if found in (Code.INVALID_MODEL, Code.INVALID_PROMPT) else Code.UPSTREAM_PROTOCOL
     if found in (None, Code.UPSTREAM_ERROR, Code.RATE_LIMITED):
         return Code.INVALID_PROMPT
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
+import enum
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ __all__ = [
     "SSE",
     "Asked",
     "Behaviour",
+    "Part",
     "Received",
     "Refused",
     "Turn",
@@ -49,7 +51,7 @@ class Received:
     headers: Mapping[str, str]
     """Names in lower case."""
     body: Any
-    """The parsed JSON, or None."""
+    """The parsed JSON, the fields of a form, or None."""
     raw: bytes
     connection: int
     """The same number for requests of one connection."""
@@ -129,14 +131,33 @@ class Refused:
     code: Code
 
 
+class Part(enum.Enum):
+    """What a request is to a server; most wires have generations and lists alone."""
+
+    GENERATION = enum.auto()
+    LIST = enum.auto()
+    FOLLOW = enum.auto()
+    """It asks for the answer to a generation that another request began."""
+    CANCEL = enum.auto()
+    """It ends such a generation."""
+    TOKEN = enum.auto()
+    """It buys a token with the key, which is in its body."""
+
+
 class Wire(abc.ABC):
     """One wire; a subclass says what follows, and nothing about how a server works."""
 
     name: ClassVar[str]
-    """Of the file in workers/adapters/."""
+    """Of the file in workers/adapters/, and a word for what else of it is spoken."""
     adapter: ClassVar[type[Adapter]]
     quirks: ClassVar[Mapping[str, Any]] = {}
     """A provider of this wire that takes stop strings and whose list of models is complete."""
+    names: ClassVar[tuple[str, str]] = MODELS
+    """Two models, a small one and a large one."""
+    cancels: ClassVar[bool] = False
+    """Whether a client that leaves an answer must say so in a request of its own."""
+    options: ClassVar[Mapping[str, Any]] = {}
+    """What a load must name besides a key."""
     mount: ClassVar[str] = "/v1"
     """The path of the base URL."""
     stream_type: ClassVar[str] = SSE
@@ -146,13 +167,20 @@ class Wire(abc.ABC):
     """Our words for an end → the wire's usual ones."""
     counts: ClassVar[tuple[str, ...]]
     """The fields of Usage that the wire can tell."""
+    temperature_min: ClassVar[float] = 0.0
     temperature_max: ClassVar[float]
     sees_nothing: ClassVar[Sequence[bytes]]
     """Bodies with status 200 that are JSON and no answer of this wire."""
     garbage: ClassVar[Sequence[bytes]]
     """Pieces of a stream that are not of this wire."""
-    names: ClassVar[Mapping[str, str]] = {}
+    called: ClassVar[Mapping[str, str]] = {}
     """Parameters of sampling that this wire calls otherwise."""
+    also_listed: ClassVar[tuple[str, ...]] = ()
+    """Models that a load tells beside those that the provider lists."""
+    streamed: ClassVar[bool | None] = None
+    """Whether an answer is asked for as a stream, always or never; None: as the client wants it."""
+    whole_status: ClassVar[int] = 200
+    """Of an answer that is not streamed."""
     absent: ClassVar[Mapping[str, str]] = {}
     """Rows of the contract that do not apply → why."""
 
@@ -198,9 +226,30 @@ class Wire(abc.ABC):
         """What else must run for this wire to be spoken: a server that gives tokens."""
         yield
 
+    def part(self, received: Received) -> Part:
+        """What a request is."""
+        return Part.GENERATION if received.method == "POST" else Part.LIST
+
+    def number(self, received: Received) -> int | None:
+        """Which generation a request belongs to that follows or cancels one."""
+        return None
+
+    def begun(self, received: Received, number: int, base_url: str) -> bytes | None:
+        """What is answered at once to a request that begins generation `number`, where its answer is given
+        to the requests that follow; None where it is given to itself."""
+        return None
+
+    def token(self, received: Received) -> bytes:
+        """The answer to a request for a token."""
+        raise NotImplementedError
+
     def streams(self, received: Received) -> bool:
         """Whether a generation is to be streamed."""
         return isinstance(received.body, dict) and received.body.get("stream") is True
+
+    def followed(self, received: Received) -> bytes:
+        """The answer to a request that follows a generation which `number` does not know."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def asked(self, received: Received) -> Asked:

@@ -81,7 +81,7 @@ class BedrockWire(Wire):
         "tool_calls": "tool_use",
         "content_filter": "content_filtered",
     }
-    names: ClassVar[Mapping[str, str]] = {"top_p": "topP"}
+    called: ClassVar[Mapping[str, str]] = {"top_p": "topP"}
     counts = ("input_tokens", "output_tokens", "cached_input_tokens")
     temperature_max = 1.0
     sees_nothing = (

@@ -55,7 +55,7 @@ class CohereWire(Wire):
         "tool_calls": "TOOL_CALL",
         "content_filter": "ERROR_TOXIC",
     }
-    names: ClassVar[Mapping[str, str]] = {"top_p": "p", "top_k": "k"}
+    called: ClassVar[Mapping[str, str]] = {"top_p": "p", "top_k": "k"}
     counts = ("input_tokens", "output_tokens", "cached_input_tokens")
     temperature_max = 1.0
     sees_nothing = (

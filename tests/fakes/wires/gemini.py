@@ -102,7 +102,7 @@ class GeminiWire(Wire):
     }
     counts = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens")
     temperature_max = 2.0
-    names: ClassVar[Mapping[str, str]] = {
+    called: ClassVar[Mapping[str, str]] = {
         "top_p": "topP",
         "top_k": "topK",
         "presence_penalty": "presencePenalty",
