@@ -22,9 +22,11 @@ __all__ = [
     "asks_to_think",
     "build",
     "changed",
+    "no_stop_ids",
     "omitted",
-    "refuse_stop_ids",
     "sampling",
+    "schema_of",
+    "spoken",
     "stops_sent",
 ]
 
@@ -33,6 +35,7 @@ _WHOLE: Final = ("top_k", "seed")
 _THINKING_KEYS: Final = (
     "reasoning",
     "reasoning_effort",
+    "think",
     "thinking",
     "enable_thinking",
     "chat_template_kwargs",
@@ -79,7 +82,7 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     left_out = {*quirks.unsupported, *refused, *(quirks.reasoning_unsupported if thinks else ())}
     warnings: list[Warn] = []
     body: dict[str, Any] = {"model": request.model} if request.model else {}
-    body["messages"] = _messages(request.messages, quirks, thinks=thinks)
+    body["messages"] = spoken(request.messages, quirks, thinks=thinks)
     at_rest = request.reasoning_effort == NO_EFFORT and (not quirks.efforts or NO_EFFORT in quirks.efforts)
     headroom = quirks.reasoning_headroom if thinks and not at_rest else 0
     tokens_field = quirks.max_tokens_field
@@ -91,8 +94,7 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     if stops:
         body["stop"] = stops
     if request.stop_ids:
-        refuse_stop_ids(request, quirks.stop_ids_field)
-        body[quirks.stop_ids_field] = list(request.stop_ids)
+        body[_stop_ids_field(quirks)] = list(request.stop_ids)
     body.update(_options(request, quirks, left_out, warnings))
     streamed = _streams(request, quirks, stops, body)
     if streamed:
@@ -103,7 +105,12 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     return Body(body, tuple(warnings), streamed)
 
 
-def _messages(messages: tuple[Message, ...], quirks: Quirks, *, thinks: bool) -> list[dict[str, str]]:
+def spoken(messages: tuple[Message, ...], quirks: Quirks, *, thinks: bool = False) -> list[dict[str, str]]:
+    """The messages as role and content, with the names, roles and order that the provider takes.
+
+    Raises:
+        AdapterError: UNSUPPORTED, a message belongs to a tool.
+    """
     plain = plain_roles(messages)
     named = [message if _has_native_name(message, quirks) else prefixed(message) for message in plain]
     if quirks.system_after_assistant != "system":
@@ -223,16 +230,24 @@ def stops_sent(request: Request, quirks: Quirks, left_out: Collection[str]) -> l
     return stops[: quirks.stop_max]
 
 
-def refuse_stop_ids(request: Request, field: str = "") -> None:
-    """Raises where token ids are given to end a reply and there is no `field` for them.
+def _stop_ids_field(quirks: Quirks) -> str:
+    if not quirks.stop_ids_field:
+        raise no_stop_ids()
+    return quirks.stop_ids_field
 
-    Raises:
-        AdapterError: UNSUPPORTED.
-    """
-    if request.stop_ids and not field:
-        raise AdapterError(
-            Code.UNSUPPORTED, "this provider takes no token ids in stop_tokens: send strings instead"
-        )
+
+def no_stop_ids() -> AdapterError:
+    """The error for token ids in `stop_tokens`, where a wire has no place for them."""
+    return AdapterError(
+        Code.UNSUPPORTED, "this provider takes no token ids in stop_tokens: send strings instead"
+    )
+
+
+def schema_of(response_format: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The JSON schema that a `response_format` of the OpenAI wire asks for, if it asks for one."""
+    inner = response_format.get("json_schema")
+    schema = inner.get("schema") if isinstance(inner, Mapping) else None
+    return schema if isinstance(schema, Mapping) else None
 
 
 def _streams(request: Request, quirks: Quirks, stops: list[str], body: Mapping[str, Any]) -> bool:

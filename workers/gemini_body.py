@@ -10,7 +10,16 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from workers.adapter import Request, Warn
-from workers.chat_body import NO_EFFORT, Body, asks_to_think, omitted, refuse_stop_ids, sampling, stops_sent
+from workers.chat_body import (
+    NO_EFFORT,
+    Body,
+    asks_to_think,
+    no_stop_ids,
+    omitted,
+    sampling,
+    schema_of,
+    stops_sent,
+)
 from workers.prompt import after_start, alternating, plain_roles
 from workers.quirks import Quirks, matches
 
@@ -39,7 +48,8 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     Raises:
         AdapterError: UNSUPPORTED or INVALID_PROMPT, the request holds what this wire cannot carry.
     """
-    refuse_stop_ids(request)
+    if request.stop_ids:
+        raise no_stop_ids()
     warnings: list[Warn] = []
     thinks = _asks_to_think(request) or matches(quirks.reasoning_models, request.model)
     left_out = {*quirks.unsupported, *refused, *(quirks.reasoning_unsupported if thinks else ())}
@@ -107,9 +117,8 @@ def _format(request: Request, left_out: Collection[str], warnings: list[Warn]) -
     if "response_format" in left_out:
         warnings.append(omitted("response_format"))
         return {}
-    inner = wanted.get("json_schema")
-    schema = inner.get("schema") if isinstance(inner, Mapping) else None
-    shape = {"responseJsonSchema": schema} if isinstance(schema, Mapping) else {}
+    schema = schema_of(wanted)
+    shape = {} if schema is None else {"responseJsonSchema": schema}
     return {"responseMimeType": JSON_TYPE, **shape}
 
 

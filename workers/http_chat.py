@@ -97,6 +97,8 @@ class HttpChat(Adapter, abc.ABC):
     """The content types of a stream; JSON is always an answer that is whole."""
     decoder: ClassVar[type[Decoder]] = SSEDecoder
     """What takes a stream apart."""
+    last_ends: ClassVar[bool] = True
+    """Whether the last piece of a stream has an end as all others have; else one may be whole without."""
     accepted: ClassVar[tuple[int, ...]] = (200,)
     """The statuses of an answer; any other is a refusal."""
     refusing: ClassVar[Mapping[int, Code]] = {}
@@ -158,6 +160,10 @@ class HttpChat(Adapter, abc.ABC):
             AdapterError: what is told instead, where that wait does not fit into the seconds left.
         """
         return None
+
+    def named(self, error: Refusal, body: Body) -> frozenset[str]:
+        """The parameters that a refusal names; from then on `body` gets them as `refused`."""
+        return _named_parameters(error, body)
 
     async def models(self, upstream: Upstream, path: str, timeout_s: float) -> tuple[str, ...]:
         """The names of the models that `path` lists.
@@ -419,6 +425,9 @@ class HttpChat(Adapter, abc.ABC):
         last = decoder.close()
         if last is not None and last.name == "error":
             raise answer.failed(last.data)
+        if answer.reason is None and last is not None and not self.last_ends:
+            for event in _last(answer, last.data):
+                yield event
         if answer.reason is None and (last is None or last.data != _DONE):
             raise self._incomplete(seen=seen or last is not None)
 
@@ -448,7 +457,7 @@ class HttpChat(Adapter, abc.ABC):
         """Whether the refusal names a parameter of sampling that was sent; then it is not sent again."""
         if error.provider_status not in (400, 422) or error.code is not Code.INVALID_PROMPT:
             return False
-        named = _named_parameters(error, body)
+        named = self.named(error, body)
         if not named:
             return False
         if len(self._refused) >= LEARNT_MODELS_MAX:
@@ -459,6 +468,20 @@ class HttpChat(Adapter, abc.ABC):
 
 def _is_json(reply: Reply) -> bool:
     return reply.content_type == "application/json" or reply.content_type.endswith("+json")
+
+
+def _last(answer: Answer, data: bytes) -> list[Event]:
+    """What a piece brings that only its end was missing from; nothing, where it was cut inside.
+
+    Raises:
+        AdapterError: it is an error of the provider.
+    """
+    try:
+        return answer.piece(data)
+    except AdapterError as exc:
+        if exc.code is Code.UPSTREAM_PROTOCOL:
+            return []
+        raise
 
 
 def _named_parameters(error: Refusal, body: Body) -> frozenset[str]:

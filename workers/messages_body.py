@@ -6,11 +6,20 @@ and how each is told not to is data (claude_models.py).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, Final
 
 from workers.adapter import Request, Warn
-from workers.chat_body import NO_EFFORT, Body, asks_to_think, omitted, refuse_stop_ids, sampling, stops_sent
+from workers.chat_body import (
+    NO_EFFORT,
+    Body,
+    asks_to_think,
+    no_stop_ids,
+    omitted,
+    sampling,
+    schema_of,
+    stops_sent,
+)
 from workers.prompt import alternating
 from workers.quirks import Quirks, matches
 
@@ -28,7 +37,8 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     Raises:
         AdapterError: UNSUPPORTED or INVALID_PROMPT, the request holds what this wire cannot carry.
     """
-    refuse_stop_ids(request)
+    if request.stop_ids:
+        raise no_stop_ids()
     warnings: list[Warn] = []
     asked = asks_to_think(request)
     thinks = asked or matches(quirks.reasoning_models, request.model)
@@ -86,9 +96,8 @@ def _add_format(body: dict[str, Any], request: Request, warnings: list[Warn]) ->
     wanted = request.response_format
     if wanted is None or wanted.get("type") == "text":
         return
-    inner = wanted.get("json_schema")
-    schema = inner.get("schema") if isinstance(inner, Mapping) else None
-    if not isinstance(schema, Mapping):
+    schema = schema_of(wanted)
+    if schema is None:
         warnings.append(omitted("response_format"))
         return
     shape = {"format": {"type": "json_schema", "schema": schema}}

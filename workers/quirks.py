@@ -50,6 +50,8 @@ class Quirks:
     """Whether a model that is not in that list does not exist."""
     models_open: bool = False
     """Whether that list is open to everybody, so that having it says nothing about a key."""
+    pull: bool = False
+    """Whether a load may make a server of one's own fetch a model that it does not have."""
     key_check_path: str = ""
     """What a GET answers only for a valid key, where the list of models is open to everybody."""
     key_header: str = "Authorization"
@@ -75,6 +77,8 @@ class Quirks:
     """Whether a `top_p` of 1, which changes nothing, is refused and so not sent."""
     efforts: tuple[str, ...] = ()
     """The values of `reasoning_effort` that the provider knows; empty where it takes all."""
+    streams: bool = True
+    """Whether an answer can be had as it is made, where a wire leaves that open."""
     stream_usage: bool = False
     """Whether usage must be asked for with `stream_options`, and may be."""
     json_grammar: bool = False

@@ -274,7 +274,7 @@ def _said(value: object) -> tuple[str, str]:
     if isinstance(value, str) and value.startswith("{"):
         value = _parsed(value) or value
     if isinstance(value, dict):
-        value = value.get("detail")
+        value = value.get("detail") or value.get("msg")
     finding = value[0] if isinstance(value, list) and value else None
     if not isinstance(finding, dict):
         return _text(value), ""

@@ -216,13 +216,14 @@ class FakeServer:
 
     async def awaited(self, count: int) -> Received:
         """Waits until `count` answers are waited for, whichever request brings them; returns the last."""
-        return await self.arrived(self.follows if self.wire.cancels else self.requests, count)
+        return await self.arrived(self.follows if self.wire.follows else self.requests, count)
 
     async def cancelled(self, index: int) -> None:
         """Waits until generation `index` was cancelled by a request of its own."""
 
         def told() -> bool:
-            return any(self.wire.number(request) == index for request in self.cancels)
+            generation = self.requests[index]
+            return any(self.wire.ends(request, generation, index) for request in self.cancels)
 
         await self._until(told)
 

@@ -152,21 +152,27 @@ class Wire(abc.ABC):
     adapter: ClassVar[type[Adapter]]
     quirks: ClassVar[Mapping[str, Any]] = {}
     """A provider of this wire that takes stop strings and whose list of models is complete."""
-    names: ClassVar[tuple[str, str]] = MODELS
-    """Two models, a small one and a large one."""
+    names: ClassVar[tuple[str, ...]] = MODELS
+    """Two models, a small one and a large one; or the only one, where a server has one."""
     cancels: ClassVar[bool] = False
     """Whether a client that leaves an answer must say so in a request of its own."""
+    follows: ClassVar[bool] = False
+    """Whether an answer is given to other requests than the one that begins it."""
     options: ClassVar[Mapping[str, Any]] = {}
     """What a load must name besides a key."""
     mount: ClassVar[str] = "/v1"
     """The path of the base URL."""
     stream_type: ClassVar[str] = SSE
+    comment: ClassVar[bytes] = b": keep-alive\n\n"
+    """What a stream may hold to keep its connection open, which is no sign of life of a reply."""
     reasons: ClassVar[Mapping[str, FinishReason]]
     """Every word for an end that is documented → ours."""
     usual: ClassVar[Mapping[str, str]]
     """Our words for an end → the wire's usual ones."""
     counts: ClassVar[tuple[str, ...]]
     """The fields of Usage that the wire can tell."""
+    stream_counts: ClassVar[bool] = True
+    """Whether a stream tells them too."""
     temperature_min: ClassVar[float] = 0.0
     temperature_max: ClassVar[float]
     sees_nothing: ClassVar[Sequence[bytes]]
@@ -207,7 +213,8 @@ class Wire(abc.ABC):
 
     @abc.abstractmethod
     def refusals(self) -> Mapping[str, Refused]:
-        """Refusals in the provider's words, by what they say; `model` is that of one that does not exist."""
+        """Refusals in the provider's words, by what they say; `model` is that of one that does not exist,
+        where the provider and not the adapter says that."""
 
     @abc.abstractmethod
     def stream_errors(self) -> Mapping[bytes, Code]:
@@ -233,6 +240,10 @@ class Wire(abc.ABC):
     def number(self, received: Received) -> int | None:
         """Which generation a request belongs to that follows or cancels one."""
         return None
+
+    def ends(self, cancel: Received, generation: Received, number: int) -> bool:
+        """Whether `cancel` ends that generation, the one of that number."""
+        return self.number(cancel) == number
 
     def begun(self, received: Received, number: int, base_url: str) -> bytes | None:
         """What is answered at once to a request that begins generation `number`, where its answer is given

@@ -13,7 +13,7 @@ import asyncio
 import codecs
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Collection, Coroutine
+from collections.abc import AsyncGenerator, Collection
 from typing import Any, ClassVar, Final
 from urllib.parse import quote, urlsplit
 
@@ -27,6 +27,7 @@ from workers.adapter import (
     Request,
     Warn,
 )
+from workers.afterwards import Afterwards
 from workers.chat_body import Body
 from workers.codes import Code
 from workers.http_chat import HttpChat, model_names
@@ -51,8 +52,6 @@ LOOK_UP_S: Final = 2.5
 KNOWN_MODELS_MAX: Final = 1024
 CANCEL_S: Final = 5.0
 """What telling the provider that nobody listens any more may take."""
-CANCEL_WAIT_S: Final = 0.4
-"""How long the end of a request waits for that: the supervisor waits 0.5 s for the worker to let go."""
 BEGIN_GRACE_S: Final = 1.0
 """How long the id of an unwanted prediction is waited for; without it nobody can end it."""
 STREAM_HEADERS: Final = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
@@ -76,8 +75,8 @@ class Replicate(HttpChat):
         self._inputs: dict[str, Inputs] = {}
         self._streams: dict[str, Upstream] = {}
         """Connections to the hosts that streams are on."""
-        self._endings: set[asyncio.Task[None]] = set()
-        """Cancellations on their way; each ends within its own bounds."""
+        self._afterwards = Afterwards()
+        """Cancellations on their way."""
 
     def body(self, request: Request, quirks: Quirks, refused: Collection[str]) -> Body:
         return build(request, quirks, self._inputs.get(request.model, Inputs()), refused=refused)
@@ -117,11 +116,7 @@ class Replicate(HttpChat):
                 yield event
 
     async def close(self) -> None:
-        if self._endings:
-            await asyncio.wait(self._endings, timeout=CANCEL_WAIT_S)
-        for task in self._endings:
-            task.cancel()
-        await asyncio.gather(*self._endings, return_exceptions=True)
+        await self._afterwards.close()
         for upstream in self._streams.values():
             await upstream.close()
         await super().close()
@@ -165,7 +160,7 @@ class Replicate(HttpChat):
             yield answer.finish(retries=retries, warnings=body.warnings)
         finally:
             if not answer.ended:
-                await self._in_the_end(self._cancel(upstream, made.identity))
+                await self._afterwards.do(self._cancel(upstream, made.identity))
 
     # ---- one prediction
 
@@ -183,7 +178,7 @@ class Replicate(HttpChat):
             try:
                 return await asyncio.shield(sending), tried
             except asyncio.CancelledError:
-                await self._in_the_end(self._disown(upstream, sending))
+                await self._afterwards.do(self._disown(upstream, sending))
                 raise
             except AdapterError as exc:
                 left_s = deadline - asyncio.get_running_loop().time()
@@ -277,13 +272,6 @@ class Replicate(HttpChat):
             await upstream.ask("POST", f"{_prediction(prediction)}/cancel", timeout_s=CANCEL_S)
         except AdapterError as exc:  # it is over by itself then, at most as late as its limit has it
             _LOG.warning("a prediction was not cancelled provider=%s: %s", self.provider.id, exc.message)
-
-    async def _in_the_end(self, work: Coroutine[Any, Any, None]) -> None:
-        """Does `work` whatever becomes of the caller, who waits a moment for it."""
-        task = asyncio.create_task(work)
-        self._endings.add(task)
-        task.add_done_callback(self._endings.discard)
-        await asyncio.wait({task}, timeout=CANCEL_WAIT_S)
 
 
 ADAPTER: Final = Replicate

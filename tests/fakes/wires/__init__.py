@@ -10,8 +10,10 @@ from tests.fakes.wires.anthropic_messages import AnthropicWire
 from tests.fakes.wires.bedrock import BedrockWire
 from tests.fakes.wires.cohere import CohereWire
 from tests.fakes.wires.gemini import GeminiWire
+from tests.fakes.wires.kobold import KoboldWire
 from tests.fakes.wires.nlp_cloud import NlpCloudWire
 from tests.fakes.wires.novelai import NovelAIStoryWire, NovelAIWire
+from tests.fakes.wires.ollama import OllamaWire
 from tests.fakes.wires.openai_chat import OpenAIWire
 from tests.fakes.wires.replicate import ReplicateWire
 from tests.fakes.wires.vertex import VertexWire
@@ -25,6 +27,8 @@ WIRES: Final[tuple[Wire, ...]] = (
     AnthropicWire(),
     CohereWire(),
     BedrockWire(),
+    OllamaWire(),
+    KoboldWire(),
     NovelAIWire(),
     NovelAIStoryWire(),
     HordeWire(),

@@ -68,6 +68,7 @@ class ReplicateWire(Wire):
     name = "replicate"
     adapter = Quick
     cancels = True
+    follows = True
     quirks: ClassVar[Mapping[str, Any]] = {"stop_max": 64, "models_complete": True}
     names = ("fake/small", "fake/large")
     reasons: ClassVar[Mapping[str, FinishReason]] = {"stop": "stop"}

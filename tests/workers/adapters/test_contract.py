@@ -182,7 +182,7 @@ async def test_usage_is_what_the_provider_reported(served: Served, name: str, st
     served.server.behaviour = Behaviour(usage=Usage(**told))
     outcome = await served.ask(stream=stream)
     expected = {field: told.get(field) for field in Usage.__dataclass_fields__}
-    assert outcome.body["usage"] == expected
+    assert outcome.body["usage"] == (None if stream and not served.wire.stream_counts else expected)
 
 
 @both
@@ -333,7 +333,7 @@ async def test_a_role_that_is_not_supported_is_told(served: Served) -> None:
 
 
 async def test_the_limit_the_model_and_the_key_are_sent(served: Served) -> None:
-    large = served.wire.names[1]
+    large = served.wire.names[-1]
     ended(await served.ask(max_output_length=321, model=large))
     asked = served.server.asked()
     assert (asked.max_tokens, asked.model, asked.key) == (321, large, CANARY)
@@ -477,8 +477,9 @@ async def test_a_refusal_is_told_in_our_codes(
 
 
 async def test_a_model_that_does_not_exist_is_told_with_the_nearest(served: Served) -> None:
-    refusal = served.wire.refusals()["model"]
-    served.server.behaviour = Behaviour(status=refusal.status, body=refusal.body)
+    refusal = served.wire.refusals().get("model")
+    if refusal is not None:
+        served.server.behaviour = Behaviour(status=refusal.status, body=refusal.body)
     small = served.wire.names[0]
     outcome = await served.ask(model=small[:-1])
     assert outcome.code is Code.INVALID_MODEL
@@ -673,7 +674,7 @@ async def test_comments_are_no_life_and_an_interrupt_ends_them(served: Served) -
 
     async def comments(exchange: Exchange) -> None:
         await exchange.head(200, {"Content-Type": served.wire.stream_type}, chunked=True)
-        await exchange.send(b": keep-alive\n\n" * 3)
+        await exchange.send(served.wire.comment * 3)
         await settled()
         begun.set()
         await exchange.server.gate.wait()
