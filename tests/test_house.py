@@ -34,6 +34,7 @@ SUPERVISOR_PACKAGES: Final = {"websockets", "msgspec", "psutil", "tomli"}
 OWNERS: Final = {
     "msgpack": {"workers/wire.py"},
     "aiohttp": {"workers/upstream.py"},
+    "google": {"workers/google_login.py"},
     "yarl": {"workers/upstream.py"},
     "truststore": {"workers/upstream.py"},
     "botocore": {"workers/amazon.py"},

@@ -101,7 +101,7 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
         body["stream"] = True
         if quirks.stream_usage and "stream_options" not in left_out:
             body["stream_options"] = {"include_usage": True}
-    body.update(request.extra)
+    body.update({**quirks.extra_body, **request.extra})
     return Body(body, tuple(warnings), streamed)
 
 
@@ -225,7 +225,9 @@ def stops_sent(request: Request, quirks: Quirks, left_out: Collection[str]) -> l
     that a model says, and then there would be no reply; the host cuts there after the first word."""
     if "stop" in left_out:
         return []
-    return [stop for stop in dict.fromkeys(request.stop) if stop.strip()][: quirks.stop_max]
+    longest = quirks.stop_chars_max or max(map(len, request.stop), default=0)
+    stops = [stop for stop in dict.fromkeys(request.stop) if stop.strip() and len(stop) <= longest]
+    return stops[: quirks.stop_max]
 
 
 def _stop_ids_field(quirks: Quirks) -> str:

@@ -65,7 +65,9 @@ _MODEL_SAFE: Final = ":@"
 """Beside letters and digits, what stands unescaped in a name in a path."""
 _LATEST: Final = ":latest"
 """Ollama's tag for a name without one."""
-_REFUSING_WORDS: Final = ("support", "unknown", "unrecognized", "not permitted", "extra", "deprecated")
+_REFUSING_WORDS: Final = (
+    *("support", "unknown", "unrecognized", "not permitted", "not enabled", "extra", "deprecated"),
+)
 """What a provider says about a parameter that it does not take."""
 _DISPENSABLE: Final = ("stop",)
 """What may be left out whatever is said of it, since the host cuts there too."""
@@ -269,6 +271,7 @@ class HttpChat(Adapter, abc.ABC):
 
     @property
     def _key(self) -> str:
+        """What is sent with every request; empty where each is `signed` instead."""
         return (self.binding.key or "").strip()
 
     def made(self, base_url: str) -> Upstream:
@@ -420,6 +423,8 @@ class HttpChat(Adapter, abc.ABC):
                 raise
             return  # the model had said that it ended; only the connection's end was missing
         last = decoder.close()
+        if last is not None and last.name == "error":
+            raise answer.failed(last.data)
         if answer.reason is None and last is not None and not self.last_ends:
             for event in _last(answer, last.data):
                 yield event

@@ -66,6 +66,8 @@ class Quirks:
     """Where token ids that end a reply are sent; empty where the provider takes none."""
     stop_max: int = 0
     """How many stop strings the provider takes; 0: they are only cut here."""
+    stop_chars_max: int = 0
+    """How long each may be; 0: as long as it likes."""
     unsupported: tuple[str, ...] = ()
     """Parameters that the provider refuses or does not have."""
     temperature_min: float = 0.0
@@ -104,6 +106,9 @@ class Quirks:
     thinking_off_models: tuple[str, ...] = ("*",)
     thinking_on: Mapping[str, Any] = field(default_factory=dict)
     """Merged into the body of a request that asks for thinking, where that takes more than its effort."""
+
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    """Merged into every body, below what the client's `extra` says."""
 
     by_model: Mapping[str, Any] = field(default_factory=dict)
     """Patterns of models, with spaces between them → a table like this one, of what differs for those; of

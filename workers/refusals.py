@@ -48,8 +48,10 @@ _BY_STATUS: Final = {
     429: Code.RATE_LIMITED,
     451: Code.CONTENT_FILTERED,
     498: Code.UPSTREAM_ERROR,
+    499: Code.UPSTREAM_ERROR,
 }
-"""424 is TGI's word for a failed generation, 498 Groq's for a tier without capacity."""
+"""424 is TGI's word for a failed generation, 498 Groq's for a tier without capacity, 499 Google's for a
+generation that was cancelled over there."""
 _BESIDE_STATUS: Final = {403: (Code.QUOTA, Code.CONTENT_FILTERED), 429: (Code.QUOTA,)}
 """What some say with a status that means something else to all others."""
 _OPEN_STATUSES: Final = (400, 404, 410, 422)
@@ -61,6 +63,8 @@ _BY_UPSTREAM_CODE: Final = {
     "token_quota_reached": Code.QUOTA,
     "billing_error": Code.QUOTA,
     "invalid_api_key": Code.AUTHORIZATION,
+    "api_key_invalid": Code.AUTHORIZATION,
+    "billing_disabled": Code.QUOTA,
     "authentication_error": Code.AUTHORIZATION,
     "permission_error": Code.AUTHORIZATION,
     "permission_denied": Code.AUTHORIZATION,
@@ -99,6 +103,7 @@ _PATTERNS: Final = (
         Code.CONTEXT_TOO_LONG,
         r"context[ _-]?(length|window|size|limit)|maximum (context|prompt|input)"
         r"|(prompt|input|messages?) (is|are) too long|too many (input )?tokens|reduce the length"
+        r"|token count\b.{0,60}\bexceeds the maximum"
         r"|`inputs` (tokens \+ `max_new_tokens` must be|must have less than)"  # TGI
         r"|cannot exceed the total tokens",  # IBM
     ),
@@ -109,13 +114,14 @@ _PATTERNS: Final = (
     ),
     (
         Code.INVALID_MODEL,
-        r"model\b.{0,120}\b(not (found|exist|available)|does not exist|doesn't exist|decommissioned)"
+        r"models?\b.{0,120}\b(not (found|exist|available)|does not exist|doesn't exist|decommissioned)"
         r"|(not a valid|invalid|unknown|no such|unsupported) model|no endpoints found|model not exist"
         r"|model\b.{0,120}\b(not supported by (any )?provider|is not a chat model)"
         r"|model identifier is invalid|on-demand throughput isn"
         r"|\Amodel: \S+\Z",  # Anthropic says no more than that
     ),
     (Code.INVALID_PROMPT, r"\A(input validation|template|tool) error\b"),  # TGI, inside a stream
+    (Code.UNSUPPORTED, r"\blocation is not supported"),
 )
 _COMPILED: Final = tuple(
     (code, re.compile(pattern, re.IGNORECASE | re.DOTALL)) for code, pattern in _PATTERNS
@@ -135,6 +141,7 @@ _SENTENCES: Final = {
     Code.RATE_LIMITED: "{who} says that there were too many requests: wait, then try again",
     Code.UPSTREAM_ERROR: "{who} failed: try again a little later",
     Code.UPSTREAM_PROTOCOL: "{who} did not answer as an API does: check that the base URL is the API's",
+    Code.UNSUPPORTED: "{who} does not serve this request from here: use another provider",
 }
 
 _URL: Final = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
@@ -172,6 +179,8 @@ class ErrorFields:
     message: str = field(default="", repr=False)
     status: int | None = None
     """An HTTP status that the body itself gives."""
+    retry_after_ms: int | None = None
+    """When to come back, where the body says it."""
 
 
 class Refusal(AdapterError):
@@ -195,7 +204,7 @@ def refusal(
     error = Refusal(
         code,
         f"{sentence} (it said: {quote})" if quote else sentence,
-        retry_after_ms=retry_after_ms,
+        retry_after_ms=fields.retry_after_ms if retry_after_ms is None else retry_after_ms,
         provider_status=status if status is not None else fields.status,
     )
     error.fields = fields
@@ -245,7 +254,8 @@ def _error_in(value: Any) -> ErrorFields:
 def _fields(error: Mapping[str, Any]) -> ErrorFields:
     """The fields of what is an error and nothing else."""
     message, found_in = _said(error.get("message") or error.get("Message") or error.get("detail"))
-    code = _text(error.get("code")).lower()
+    reason, delay = _details(error.get("details"))
+    code = (reason or _text(error.get("code"))).lower()
     kind = (_text(error.get("type")) or _text(error.get("rc"))).lower()
     metadata = error.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, dict) else None
@@ -255,7 +265,8 @@ def _fields(error: Mapping[str, Any]) -> ErrorFields:
         code = behind.code if behind.code and (not code or code.isdecimal()) else code
     numbers = (_number(error.get(name)) for name in _STATUS_FIELDS)
     status = next((number for number in numbers if number is not None and 400 <= number <= 599), None)
-    return ErrorFields(code, kind, _text(error.get("param")) or found_in, message, status)
+    wait = retry_after_ms(delay.removesuffix("s"), 0) if delay else None
+    return ErrorFields(code, kind, _text(error.get("param")) or found_in, message, status, wait)
 
 
 def _said(value: object) -> tuple[str, str]:
@@ -284,6 +295,16 @@ def _number(value: object) -> int | None:
     if isinstance(value, str) and value.isdecimal() and value.isascii() and len(value) <= _STATUS_CHARS:
         return int(value)
     return value if type(value) is int else None
+
+
+def _details(details: object) -> tuple[str, str]:
+    """The reason and the delay in the details of an error, as Google gives them (google.rpc)."""
+    items = [item for item in details if isinstance(item, dict)] if isinstance(details, list) else []
+
+    def first(name: str) -> str:
+        return next((value for item in items if (value := _text(item.get(name)))), "")
+
+    return first("reason"), first("retryDelay")
 
 
 def retry_after_ms(value: str | None, now: float) -> int | None:

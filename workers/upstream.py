@@ -205,6 +205,18 @@ class Upstream:
         """
         return await self.ask("GET", path, timeout_s=timeout_s, headers=headers)
 
+    async def warm(self, timeout_s: float) -> None:
+        """Leaves a warm connection, where nothing else was asked; what is answered says nothing.
+
+        Raises:
+            AdapterError: UNREACHABLE.
+        """
+        try:
+            await self.ask("GET", "/ping", timeout_s=timeout_s)
+        except AdapterError as exc:
+            if exc.code is Code.UNREACHABLE:
+                raise
+
     async def ask(
         self,
         method: str,

@@ -82,7 +82,7 @@ class Served:
     async def load(self, **changes: Any) -> frames.Bound:
         """Binds anew, with the key and the server's address unless told otherwise."""
         given = {
-            "key": CANARY,
+            "key": self.wire.credential(CANARY),
             "base_url": self.server.base_url,
             "options": dict(self.wire.options),
             **changes,
@@ -147,7 +147,7 @@ class Served:
 @asynccontextmanager
 async def serving(wire: Wire, *, load: bool = True, **quirks: Any) -> AsyncIterator[Served]:
     """A server, a host and a binding, loaded unless `load` is false."""
-    async with FakeServer(wire) as server:
+    async with wire.beside(), FakeServer(wire) as server:
         spec = ProviderSpec(
             wire.name.replace("_", "-"), NAME, key_variables=(VARIABLE,), quirks={**wire.quirks, **quirks}
         )

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
 import enum
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
@@ -19,6 +20,7 @@ from workers.adapter import Adapter, FinishReason, Usage
 from workers.codes import Code
 
 __all__ = [
+    "CANARY",
     "JSON",
     "MODELS",
     "SSE",
@@ -32,6 +34,8 @@ __all__ = [
     "event",
 ]
 
+CANARY: Final = "sk-CANARY-7f3a9c51d2e84b60-Zq"
+"""A key that must appear in no error, no repr and no log."""
 JSON: Final = "application/json"
 SSE: Final = "text/event-stream"
 USAGE: Final = Usage(7, 3)
@@ -219,6 +223,15 @@ class Wire(abc.ABC):
     @abc.abstractmethod
     def models(self, names: Sequence[str], received: Received) -> bytes:
         """The answer to a request for the list of models."""
+
+    def credential(self, key: str) -> str:
+        """What a client gives for its requests to carry `key`, where that is not the key itself."""
+        return key
+
+    @contextlib.asynccontextmanager
+    async def beside(self) -> AsyncIterator[None]:
+        """What else must run for this wire to be spoken: a server that gives tokens."""
+        yield
 
     def part(self, received: Received) -> Part:
         """What a request is."""

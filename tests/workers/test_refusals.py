@@ -85,6 +85,12 @@ an error inside a stream or with status 200."""
         (b"[" * 100_000, ErrorFields()),
         (b"\xff", ErrorFields()),
         (b'{"error": {"message": ["m"], "code": {"a": 1}}}', ErrorFields()),
+        (
+            b'{"error": {"code": 429, "details": [{"reason": "R"}, 7, {"retryDelay": "1.5s"}]}}',
+            ErrorFields(code="r", status=429, retry_after_ms=1500),
+        ),
+        (b'{"error": {"code": 429, "details": {"reason": "R"}}}', ErrorFields(code="429", status=429)),
+        (b'{"error": {"details": [{"retryDelay": "soon"}, {"reason": {}}]}}', ErrorFields()),
     ],
 )
 def test_the_known_fields_are_read_from_every_shape(body: bytes, expected: ErrorFields) -> None:
@@ -180,6 +186,12 @@ def test_a_registered_secret_never_survives(text: str, secret: str) -> None:
 def test_a_secret_is_in_no_repr() -> None:
     assert CANARY not in repr(WHO)
     assert CANARY not in repr(refusal(WHO, 400, ErrorFields(message=CANARY)).fields)
+
+
+def test_a_wait_in_the_body_counts_where_no_header_tells_one() -> None:
+    fields = ErrorFields(retry_after_ms=1500)
+    assert refusal(WHO, 429, fields).retry_after_ms == 1500
+    assert refusal(WHO, 429, fields, retry_after_ms=0).retry_after_ms == 0
 
 
 def test_a_status_may_mean_something_of_its_own_at_one_provider() -> None:

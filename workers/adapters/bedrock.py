@@ -112,7 +112,7 @@ class Bedrock(HttpChat):
             names = await self._models_at(other, control, path, timeout_s / QUESTIONS)
         finally:
             await other.close()
-        await _warmed(upstream, timeout_s / QUESTIONS)
+        await upstream.warm(timeout_s / QUESTIONS)
         return names
 
     async def _models_at(
@@ -229,16 +229,3 @@ def _usage(told: object) -> Usage | None:
         output_tokens=count(told.get("outputTokens")),
         cached_input_tokens=cached,
     )
-
-
-async def _warmed(upstream: Upstream, timeout_s: float) -> None:
-    """Leaves a warm connection to the host that answers, which says nothing to such a question.
-
-    Raises:
-        AdapterError: UNREACHABLE.
-    """
-    try:
-        await upstream.ask("GET", "/ping", timeout_s=timeout_s)
-    except AdapterError as exc:
-        if exc.code is Code.UNREACHABLE:
-            raise
