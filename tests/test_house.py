@@ -34,8 +34,11 @@ SUPERVISOR_PACKAGES: Final = {"websockets", "msgspec", "psutil", "tomli"}
 OWNERS: Final = {
     "msgpack": {"workers/wire.py"},
     "aiohttp": {"workers/upstream.py"},
+    "google": {"workers/google_login.py"},
+    "yarl": {"workers/upstream.py"},
     "truststore": {"workers/upstream.py"},
     "jinja2": {"workers/chat_template.py"},
+    "botocore": {"workers/amazon.py"},
     "psutil": {"supervisor/spawn.py"},
     "websockets": {
         *("supervisor/access.py", "supervisor/server.py"),
