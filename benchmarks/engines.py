@@ -382,7 +382,9 @@ async def second_turns(client: Client, model: Path) -> Json:
     await client.load(model)
     return {
         "first_token_ms": times,
-        "tokens": {kind: [use["input_tokens"], use["cached_input_tokens"]] for kind, use in usage.items()},
+        "tokens": {
+            kind: [use["input_tokens"], use.get("cached_input_tokens", 0)] for kind, use in usage.items()
+        },
     }
 
 

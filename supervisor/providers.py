@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Mapping
@@ -32,6 +33,8 @@ own documents or answer; by one source; or sources disagree. docs/providers.md."
 SUGGESTIONS: Final = 3
 USUAL: Final = "default"
 """The variant that is made when nobody says which; every dependency set has it."""
+FETCHING: Final = ("download", "pull")
+"""Quirks that let a load fetch a model, into our own memory or into another program's."""
 _MARK: Final = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -210,10 +213,20 @@ class Catalog:
         locks = ((variant.lock, spec) for spec in self.envs.values() for variant in spec.variants)
         return next((spec for name, spec in locks if name == lock), None)
 
+    def fetching(self) -> Catalog:
+        """The same, in which every provider that can fetch a model on a load may do so."""
+        providers = {name: _fetching(provider) for name, provider in self.providers.items()}
+        return Catalog(providers, self.envs, self.wires, self.doubtful)
+
     def proof_of(self, provider: Provider) -> str:
         """What of somebody else's a provider's requests and answers were held against; may be empty."""
         wire = self.wires.get(provider.adapter, WireSpec())
         return "; ".join(filter(None, (provider.proof, wire.proof)))
+
+
+def _fetching(provider: Provider) -> Provider:
+    allowed = {name: True for name in FETCHING if name in provider.quirks}
+    return dataclasses.replace(provider, quirks={**provider.quirks, **allowed}) if allowed else provider
 
 
 def marks_in(text: str) -> tuple[str, ...]:

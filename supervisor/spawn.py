@@ -447,6 +447,8 @@ WORKER_VARIABLES: Final = (
 """What a worker inherits: what the system and its libraries need, and never a key."""
 MODEL_VARIABLES: Final = ("HF_HOME", "HF_HUB_CACHE")
 """Where the models of the Hugging Face hub are, for those who keep them on another disk."""
+LOGIN_VARIABLES: Final = ("GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG")
+"""Where an operator keeps who they are to a cloud: the place of a file, which no client may choose."""
 NETWORK_VARIABLES: Final = (
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
     "http_proxy", "https_proxy", "all_proxy", "no_proxy",
@@ -466,7 +468,7 @@ def worker_argv(python: Path, checkout: Path, adapter: str, site_packages: Path)
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The allow-listed part of our own environment."""
-    allowed = (*WORKER_VARIABLES, *MODEL_VARIABLES, *NETWORK_VARIABLES)
+    allowed = (*WORKER_VARIABLES, *MODEL_VARIABLES, *LOGIN_VARIABLES, *NETWORK_VARIABLES)
     return {name: environ[name] for name in allowed if name in environ}
 
 

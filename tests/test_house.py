@@ -34,12 +34,15 @@ SUPERVISOR_PACKAGES: Final = {"websockets", "msgspec", "psutil", "tomli"}
 OWNERS: Final = {
     "msgpack": {"workers/wire.py"},
     "aiohttp": {"workers/upstream.py"},
+    "google": {"workers/google_login.py"},
+    "yarl": {"workers/upstream.py"},
     "truststore": {"workers/upstream.py"},
     "jinja2": {"workers/chat_template.py"},
     "psutil": {"supervisor/spawn.py", "workers/torch_loading.py"},
     "torch": {"workers/hf_library.py"},
     "transformers": {"workers/hf_library.py"},
     "safetensors": {"workers/torch_faults.py"},
+    "botocore": {"workers/amazon.py"},
     "websockets": {
         *("supervisor/access.py", "supervisor/server.py"),
         *("supervisor/own_module.py", "supervisor/live_talk.py", "supervisor/chat.py"),

@@ -48,6 +48,11 @@ class Answer(abc.ABC):
         """Whether the provider has sent far more than it was asked for."""
         return self._left_chars < 0
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether the provider would go on: its connection is closed then, and not kept."""
+        return self.endless
+
     @abc.abstractmethod
     def piece(self, data: bytes) -> list[Event]:
         """What one event of a stream brings.

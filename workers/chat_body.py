@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from workers.adapter import AdapterError, Message, Request, Warn
@@ -16,13 +16,26 @@ from workers.codes import Code
 from workers.prompt import after_reply, clean_name, merged, plain_roles, prefixed
 from workers.quirks import RENAMED, Quirks, matches
 
-__all__ = ["NO_EFFORT", "Body", "asks_to_think", "build", "omitted", "sampling", "stops_sent"]
+__all__ = [
+    "NO_EFFORT",
+    "Body",
+    "asks_to_think",
+    "build",
+    "changed",
+    "no_stop_ids",
+    "omitted",
+    "sampling",
+    "schema_of",
+    "spoken",
+    "stops_sent",
+]
 
 _WHOLE: Final = ("top_k", "seed")
 """Parameters that are whole numbers on the wire."""
 _THINKING_KEYS: Final = (
     "reasoning",
     "reasoning_effort",
+    "think",
     "thinking",
     "enable_thinking",
     "chat_template_kwargs",
@@ -47,6 +60,8 @@ class Body:
     warnings: tuple[Warn, ...]
     streamed: bool = False
     """Whether the answer is asked for as a stream."""
+    called: Mapping[str, str] = field(default_factory=dict)
+    """Parameters of sampling that are in it elsewhere or otherwise → their names there."""
 
     def encoded(self) -> bytes:
         """The bytes of the body; half a character becomes an escape, which JSON allows."""
@@ -67,7 +82,7 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     left_out = {*quirks.unsupported, *refused, *(quirks.reasoning_unsupported if thinks else ())}
     warnings: list[Warn] = []
     body: dict[str, Any] = {"model": request.model} if request.model else {}
-    body["messages"] = _messages(request.messages, quirks, thinks=thinks)
+    body["messages"] = spoken(request.messages, quirks, thinks=thinks)
     at_rest = request.reasoning_effort == NO_EFFORT and (not quirks.efforts or NO_EFFORT in quirks.efforts)
     headroom = quirks.reasoning_headroom if thinks and not at_rest else 0
     tokens_field = quirks.max_tokens_field
@@ -86,11 +101,16 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
         body["stream"] = True
         if quirks.stream_usage and "stream_options" not in left_out:
             body["stream_options"] = {"include_usage": True}
-    body.update(request.extra)
+    body.update({**quirks.extra_body, **request.extra})
     return Body(body, tuple(warnings), streamed)
 
 
-def _messages(messages: tuple[Message, ...], quirks: Quirks, *, thinks: bool) -> list[dict[str, str]]:
+def spoken(messages: tuple[Message, ...], quirks: Quirks, *, thinks: bool = False) -> list[dict[str, str]]:
+    """The messages as role and content, with the names, roles and order that the provider takes.
+
+    Raises:
+        AdapterError: UNSUPPORTED, a message belongs to a tool.
+    """
     plain = plain_roles(messages)
     named = [message if _has_native_name(message, quirks) else prefixed(message) for message in plain]
     if quirks.system_after_assistant != "system":
@@ -130,7 +150,7 @@ def sampling(
             continue
         kept = _within(name, value, quirks)
         if kept != value:
-            warnings.append(Warn("PARAMETER_CHANGED", f"{name} {value:g} was sent as {kept:g}"))
+            warnings.append(changed(name, value, kept))
         result[fields.get(name, name)] = int(kept) if name in _WHOLE else kept
     return result
 
@@ -205,15 +225,29 @@ def stops_sent(request: Request, quirks: Quirks, left_out: Collection[str]) -> l
     that a model says, and then there would be no reply; the host cuts there after the first word."""
     if "stop" in left_out:
         return []
-    return [stop for stop in dict.fromkeys(request.stop) if stop.strip()][: quirks.stop_max]
+    longest = quirks.stop_chars_max or max(map(len, request.stop), default=0)
+    stops = [stop for stop in dict.fromkeys(request.stop) if stop.strip() and len(stop) <= longest]
+    return stops[: quirks.stop_max]
 
 
 def _stop_ids_field(quirks: Quirks) -> str:
     if not quirks.stop_ids_field:
-        raise AdapterError(
-            Code.UNSUPPORTED, "this provider takes no token ids in stop_tokens: send strings instead"
-        )
+        raise no_stop_ids()
     return quirks.stop_ids_field
+
+
+def no_stop_ids() -> AdapterError:
+    """The error for token ids in `stop_tokens`, where a wire has no place for them."""
+    return AdapterError(
+        Code.UNSUPPORTED, "this provider takes no token ids in stop_tokens: send strings instead"
+    )
+
+
+def schema_of(response_format: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The JSON schema that a `response_format` of the OpenAI wire asks for, if it asks for one."""
+    inner = response_format.get("json_schema")
+    schema = inner.get("schema") if isinstance(inner, Mapping) else None
+    return schema if isinstance(schema, Mapping) else None
 
 
 def _streams(request: Request, quirks: Quirks, stops: list[str], body: Mapping[str, Any]) -> bool:
@@ -221,6 +255,11 @@ def _streams(request: Request, quirks: Quirks, stops: list[str], body: Mapping[s
     if quirks.json_unstreamed and "response_format" in body:
         return False
     return request.stream or len(stops) < len(set(request.stop))
+
+
+def changed(name: str, value: float, kept: float) -> Warn:
+    """The warning about a parameter that was sent with another value."""
+    return Warn("PARAMETER_CHANGED", f"{name} {value:g} was sent as {kept:g}")
 
 
 def omitted(name: str) -> Warn:

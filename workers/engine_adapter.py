@@ -36,9 +36,9 @@ __all__ = ["QUIRKS", "EngineAdapter"]
 BEAT_S: Final = 1.0
 """How often a request that waits for its turn says that it is alive."""
 HUB: Final = "https://huggingface.co"
-QUIRKS: Final = ("models_dir", "download", "hub", "models_in_memory")
+QUIRKS: Final = ("models_dir", "download", "hub", "models_in_memory", "suggested")
 """Where models are; whether what is not there may be fetched on a load; from where; how many models may be in
-memory at once."""
+memory at once; what the chat offers where there is none."""
 _MS_PER_S: Final = 1000
 
 W = TypeVar("W")

@@ -12,9 +12,10 @@ import asyncio
 import codecs
 import contextlib
 import difflib
+import functools
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from typing import Any, ClassVar, Final, Protocol
 from urllib.parse import quote
 
@@ -50,6 +51,8 @@ AFTER_END_S: Final = 1.0
 """How long usage and the mark of the end are waited for once the model has said that it ended."""
 MODELS_MAX: Final = 4096
 """More model names than any provider has; the rest is left out."""
+PAGES_MAX: Final = 4
+"""Pages of such a list; it is asked for by hundreds."""
 NEAR_MODELS: Final = 3
 LEARNT_MODELS_MAX: Final = 256
 """Models whose refused parameters are remembered."""
@@ -62,8 +65,12 @@ _MODEL_SAFE: Final = ":@"
 """Beside letters and digits, what stands unescaped in a name in a path."""
 _LATEST: Final = ":latest"
 """Ollama's tag for a name without one."""
-_REFUSING_WORDS: Final = ("support", "unknown", "unrecognized", "not permitted", "extra", "deprecated")
+_REFUSING_WORDS: Final = (
+    *("support", "unknown", "unrecognized", "not permitted", "not enabled", "extra", "deprecated"),
+)
 """What a provider says about a parameter that it does not take."""
+_DISPENSABLE: Final = ("stop",)
+"""What may be left out whatever is said of it, since the host cuts there too."""
 _REFUSING: Final = (Code.AUTHORIZATION, Code.UNREACHABLE)
 
 
@@ -90,8 +97,14 @@ class HttpChat(Adapter, abc.ABC):
     """The content types of a stream; JSON is always an answer that is whole."""
     decoder: ClassVar[type[Decoder]] = SSEDecoder
     """What takes a stream apart."""
+    last_ends: ClassVar[bool] = True
+    """Whether the last piece of a stream has an end as all others have; else one may be whole without."""
     accepted: ClassVar[tuple[int, ...]] = (200,)
     """The statuses of an answer; any other is a refusal."""
+    refusing: ClassVar[Mapping[int, Code]] = {}
+    """What a status of a refusal means on this wire and on no other."""
+    words: ClassVar[Mapping[str, Code]] = {}
+    """What words for errors mean that this wire has and no other, in lower case."""
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
         super().__init__(provider, binding)
@@ -100,6 +113,16 @@ class HttpChat(Adapter, abc.ABC):
         self._models: tuple[str, ...] = ()
         self._refused: dict[str, frozenset[str]] = {}
         """Per model, the parameters of sampling that it was seen to refuse."""
+
+    @property
+    def base_url(self) -> str:
+        """Where this binding's requests go; empty where nobody said so."""
+        return self.binding.base_url or self.provider.base_url or ""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be repeated from an answer."""
+        return tuple(filter(None, (self._key,)))
 
     @abc.abstractmethod
     def body(self, request: Request, quirks: Quirks, refused: Collection[str]) -> Body:
@@ -118,7 +141,8 @@ class HttpChat(Adapter, abc.ABC):
         return {self._quirks.key_header: self._quirks.key_prefix + key} if key else {}
 
     async def signed(self, path: str, body: bytes) -> Mapping[str, str]:
-        """What one request carries besides: a signature, a token that lives for an hour.
+        """What one attempt at a request carries besides: a signature, a token that lives for an hour. Without
+        a body it is a GET.
 
         Raises:
             AdapterError: AUTHORIZATION or UNREACHABLE, when there is none to be had.
@@ -128,6 +152,18 @@ class HttpChat(Adapter, abc.ABC):
     @abc.abstractmethod
     def reader(self, who: Who, request: Request) -> Answer:
         """What reads the answer to a request; used once."""
+
+    def patience_s(self, error: AdapterError, waits: int, left_s: float) -> float | None:
+        """How long a refusal is waited for that the provider documents as a wait: see workers.upstream.
+
+        Raises:
+            AdapterError: what is told instead, where that wait does not fit into the seconds left.
+        """
+        return None
+
+    def named(self, error: Refusal, body: Body) -> frozenset[str]:
+        """The parameters that a refusal names; from then on `body` gets them as `refused`."""
+        return _named_parameters(error, body)
 
     async def models(self, upstream: Upstream, path: str, timeout_s: float) -> tuple[str, ...]:
         """The names of the models that `path` lists.
@@ -144,6 +180,27 @@ class HttpChat(Adapter, abc.ABC):
             AdapterError: whatever the network or the provider did.
         """
         return await upstream.get_json(path, timeout_s=timeout_s, headers=await self.signed(path, b""))
+
+    async def pages(
+        self, upstream: Upstream, path: str, timeout_s: float, following: Callable[[Any], str]
+    ) -> tuple[str, ...]:
+        """The names in a list that comes page by page; `following` says of a page by which query the next one
+        is asked for, and nothing of the last.
+
+        Raises:
+            AdapterError: whatever the network or the provider did.
+        """
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + timeout_s
+        names: list[str] = []
+        after = ""
+        for _ in range(PAGES_MAX):
+            page = await self.listed(upstream, path + after, max(ends - loop.time(), 0))
+            names += model_names(page)
+            after = following(page)
+            if not after:
+                break
+        return tuple(dict.fromkeys(names))
 
     def option(self, name: str) -> str:
         """An option of this binding, as text; empty where there is none.
@@ -172,7 +229,7 @@ class HttpChat(Adapter, abc.ABC):
         Raises:
             AdapterError: AUTHORIZATION, UNREACHABLE, INVALID_MODEL, or INVALID_REQUEST without a base URL.
         """
-        upstream = self._upstream = self._made()
+        upstream = self._upstream = self.made(self.base_url)
         try:
             await upstream.open()
             report("connect", f"connecting to {self.provider.name} at {upstream.where}", None)
@@ -185,7 +242,7 @@ class HttpChat(Adapter, abc.ABC):
             raise
         return Loaded(models=self._models, warnings=warnings, connect_ms=connect_ms)
 
-    async def generate(self, request: Request) -> AsyncIterator[Event]:
+    async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
         """The reply as it arrives. Cancelling or closing it closes the connection."""
         deadline = asyncio.get_running_loop().time() + request.timeout_s
         retries = 0
@@ -212,21 +269,31 @@ class HttpChat(Adapter, abc.ABC):
 
     # ---- load
 
-    def _made(self) -> Upstream:
-        base_url = self.binding.base_url or self.provider.base_url
+    @property
+    def _key(self) -> str:
+        """What is sent with every request; empty where each is `signed` instead."""
+        return (self.binding.key or "").strip()
+
+    def made(self, base_url: str) -> Upstream:
+        """The connections of this binding to `base_url`, not opened yet.
+
+        Raises:
+            AdapterError: INVALID_REQUEST, AUTHORIZATION or UNREACHABLE.
+        """
         if not base_url:
             raise AdapterError(
                 Code.INVALID_REQUEST, f"{self.provider.name} has no address of its own: give base_url in load"
             )
-        key = (self.binding.key or "").strip()
+        key = self._key
         if not key.isascii() or not key.isprintable():
             raise AdapterError(
                 Code.AUTHORIZATION,
                 f"the key for {self.provider.name} holds characters that no key has: copy it once more",
             )
         headers = {**self._quirks.extra_headers, **self.headers(key)}
-        who = Who(self.provider.name, self.provider.key_variables, (key,) if key else ())
-        return Upstream(base_url, who, headers, accepted=self.accepted)
+        statuses, words = self.refusing, self.words
+        who = Who(self.provider.name, self.provider.key_variables, self.secrets, statuses, words)
+        return Upstream(base_url, who, headers, accepted=self.accepted, patience=self.patience_s)
 
     async def _checked(self, upstream: Upstream, *, verify: bool) -> tuple[Warn, ...]:
         """Asks for the models, and for the key where that list is open; what is no refusal is a warning."""
@@ -283,33 +350,52 @@ class HttpChat(Adapter, abc.ABC):
         self, request: Request, body: Body, deadline: float, retries: int
     ) -> AsyncGenerator[Event, None]:
         """The events of one request."""
-        if self._upstream is None:
-            raise AdapterError(Code.NOT_LOADED, f"{self.provider.name} is not loaded")
-        answer = self.reader(self._upstream.who, request)
+        upstream = self.opened()
+        answer = self.reader(upstream.who, request)
         path, data = self.path(request, body), body.encoded()
-        async with self._upstream.post(
+        async with upstream.post(
             path,
             data,
             deadline=deadline,
             model=request.model,
             retries=1 - retries,
-            headers=await self.signed(path, data),
+            sign=functools.partial(self.signed, path, data),
         ) as reply:
             if body.warnings or retries + reply.retries:
                 yield Begun(body.warnings, retries + reply.retries)
-            if _is_json(reply):
-                whole = await reply.read()
-                for event in answer.whole(whole.removeprefix(codecs.BOM_UTF8)):
+            async with contextlib.aclosing(self.read(reply, answer)) as events:
+                async for event in events:
                     yield event
-            else:
-                self._check_type(reply)
-                async with contextlib.aclosing(self._streamed(reply, answer)) as stream:
-                    async for event in stream:
-                        yield event
             finish = answer.finish(retries=retries + reply.retries, warnings=body.warnings)
-            if not answer.endless:
+            if not answer.unfinished:
                 await reply.drain()  # before Finish: nobody asks for more after it
             yield finish
+
+    def opened(self) -> Upstream:
+        """The connections of a loaded binding.
+
+        Raises:
+            AdapterError: NOT_LOADED, there are none.
+        """
+        if self._upstream is None:
+            raise AdapterError(Code.NOT_LOADED, f"{self.provider.name} is not loaded")
+        return self._upstream
+
+    async def read(self, reply: Reply, answer: Answer) -> AsyncGenerator[Event, None]:
+        """The events of an answer that is complete, whole or streamed.
+
+        Raises:
+            AdapterError: it is an error, or not complete, or not of this wire.
+        """
+        if _is_json(reply):
+            whole = await reply.read()
+            for event in answer.whole(whole.removeprefix(codecs.BOM_UTF8)):
+                yield event
+        else:
+            self._check_type(reply)
+            async with contextlib.aclosing(self._streamed(reply, answer)) as stream:
+                async for event in stream:
+                    yield event
 
     async def _streamed(self, reply: Reply, answer: Answer) -> AsyncGenerator[Event, None]:
         """The events of a stream up to its end; it returns only when the answer is complete."""
@@ -337,6 +423,11 @@ class HttpChat(Adapter, abc.ABC):
                 raise
             return  # the model had said that it ended; only the connection's end was missing
         last = decoder.close()
+        if last is not None and last.name == "error":
+            raise answer.failed(last.data)
+        if answer.reason is None and last is not None and not self.last_ends:
+            for event in _last(answer, last.data):
+                yield event
         if answer.reason is None and (last is None or last.data != _DONE):
             raise self._incomplete(seen=seen or last is not None)
 
@@ -366,7 +457,7 @@ class HttpChat(Adapter, abc.ABC):
         """Whether the refusal names a parameter of sampling that was sent; then it is not sent again."""
         if error.provider_status not in (400, 422) or error.code is not Code.INVALID_PROMPT:
             return False
-        named = _named_parameters(error, body)
+        named = self.named(error, body)
         if not named:
             return False
         if len(self._refused) >= LEARNT_MODELS_MAX:
@@ -379,6 +470,20 @@ def _is_json(reply: Reply) -> bool:
     return reply.content_type == "application/json" or reply.content_type.endswith("+json")
 
 
+def _last(answer: Answer, data: bytes) -> list[Event]:
+    """What a piece brings that only its end was missing from; nothing, where it was cut inside.
+
+    Raises:
+        AdapterError: it is an error of the provider.
+    """
+    try:
+        return answer.piece(data)
+    except AdapterError as exc:
+        if exc.code is Code.UPSTREAM_PROTOCOL:
+            return []
+        raise
+
+
 def _named_parameters(error: Refusal, body: Body) -> frozenset[str]:
     """The parameters of sampling that were sent and that the refusal names, by its field or its words; and
     a field that it wants by another name."""
@@ -386,12 +491,11 @@ def _named_parameters(error: Refusal, body: Body) -> frozenset[str]:
     for old, new in RENAMED.items():
         if old in body.fields and new in message:
             return frozenset((old,))
-    sent = [name for name in DROPPABLE if name in body.fields]
+    sent = {name: name for name in DROPPABLE if name in body.fields} | dict(body.called)
     if error.fields.param in sent:
         return frozenset((error.fields.param,))
-    if not any(word in message for word in _REFUSING_WORDS):
-        return frozenset()
-    return frozenset(name for name in sent if name in message)
+    named = frozenset(name for name, called in sent.items() if name in message or called.lower() in message)
+    return named if any(word in message for word in _REFUSING_WORDS) else named.intersection(_DISPENSABLE)
 
 
 def model_names(listed: Any) -> tuple[str, ...]:

@@ -115,6 +115,11 @@ class Reply:
         """Tokens that may still be said."""
         return min(self._asked.max_tokens, self._speaker.context_length - self._tokens) - self._said
 
+    @property
+    def _ends(self) -> tuple[int, ...]:
+        """The tokens that end it."""
+        return () if self._asked.fields.get("ignore_eos") else self._speaker.ends
+
     def _begin(self, prompt: str, max_tokens: int, **fields: Any) -> Pieces[Piece]:
         self._last = self._speaker.begin(prompt, max_tokens=max_tokens, **fields)
         return self._last
@@ -144,7 +149,7 @@ class Reply:
     # ---- drawn here
 
     async def _drawn(self) -> AsyncGenerator[Event, None]:
-        path = _Path(self._request, self._asked.stops, self._speaker.ends)
+        path = _Path(self._request, self._asked.stops, self._ends)
         while path.reason is None and self._left > 0:
             limit = 1 if path.keeps(self._said) else self._left
             pieces = self._begin(self._asked.prompt + path.text, limit, **self._greedy())
@@ -156,7 +161,7 @@ class Reply:
 
     def _greedy(self) -> dict[str, Any]:
         """The engine takes the likeliest token and tells of the others; what is drawn for is not its own."""
-        bias = dict.fromkeys(self._speaker.ends, -END_HELD)
+        bias = dict.fromkeys(self._ends, -END_HELD)
         fields = dict(self._asked.fields)
         for name in ("top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty"):
             fields.pop(name, None)

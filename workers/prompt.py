@@ -15,11 +15,23 @@ from typing import Final
 from workers.adapter import AdapterError, Message
 from workers.codes import Code
 
-__all__ = ["after_reply", "after_start", "clean_name", "merged", "plain_roles", "prefixed"]
+__all__ = [
+    "OPENING",
+    "after_reply",
+    "after_start",
+    "alternating",
+    "clean_name",
+    "merged",
+    "plain_roles",
+    "prefixed",
+    "spoken",
+]
 
 NAME_MAX_CHARS: Final = 64
 """What OpenAI allows; others allow more or have no such field."""
 SPEAKING_ROLES: Final = ("system", "user", "assistant")
+OPENING: Final = "Begin."
+"""What the user is made to say where a wire wants a user and the prompt has none, or has them too late."""
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]+")
 
 
@@ -62,6 +74,36 @@ def plain_roles(messages: Iterable[Message]) -> list[Message]:
             )
         result.append(message)
     return result
+
+
+def spoken(messages: Iterable[Message]) -> list[Message]:
+    """The messages as all wires without a `name` field take them; blank ones are a 400 there.
+
+    Raises:
+        AdapterError: UNSUPPORTED, a message belongs to a tool; INVALID_PROMPT, all of them are blank.
+    """
+    result = [prefixed(message) for message in plain_roles(messages)]
+    result = [message for message in result if message.content.strip()]
+    if not result:
+        raise AdapterError(Code.INVALID_PROMPT, "all messages are empty: send some text")
+    return result
+
+
+def alternating(messages: Iterable[Message]) -> tuple[list[str], list[Message]]:
+    """The system prompt in its parts, and the turns of user and assistant in turn, the user first.
+
+    Raises:
+        AdapterError: as `spoken`.
+    """
+    said = spoken(messages)
+    start = next((n for n, message in enumerate(said) if message.role != "system"), len(said))
+    turns = after_start(said[start:], then="user")
+    if not turns or turns[0].role != "user":
+        turns.insert(0, Message("user", OPENING))
+    turns = merged(turns)
+    if turns[-1].role == "assistant":  # white space at its very end is a 400 where it is to be continued
+        turns[-1] = replace(turns[-1], content=turns[-1].content.rstrip())
+    return [message.content for message in said[:start]], turns
 
 
 def after_reply(messages: Iterable[Message], *, then: str) -> list[Message]:

@@ -50,6 +50,8 @@ class Quirks:
     """Whether a model that is not in that list does not exist."""
     models_open: bool = False
     """Whether that list is open to everybody, so that having it says nothing about a key."""
+    pull: bool = False
+    """Whether a load may make a server of one's own fetch a model that it does not have."""
     key_check_path: str = ""
     """What a GET answers only for a valid key, where the list of models is open to everybody."""
     key_header: str = "Authorization"
@@ -64,15 +66,19 @@ class Quirks:
     """Where token ids that end a reply are sent; empty where the provider takes none."""
     stop_max: int = 0
     """How many stop strings the provider takes; 0: they are only cut here."""
+    stop_chars_max: int = 0
+    """How long each may be; 0: as long as it likes."""
     unsupported: tuple[str, ...] = ()
     """Parameters that the provider refuses or does not have."""
-    temperature_max: float = 2.0
     temperature_min: float = 0.0
+    temperature_max: float = 2.0
     top_p_min: float = 0.0
     top_p_below_one: bool = False
     """Whether a `top_p` of 1, which changes nothing, is refused and so not sent."""
     efforts: tuple[str, ...] = ()
     """The values of `reasoning_effort` that the provider knows; empty where it takes all."""
+    streams: bool = True
+    """Whether an answer can be had as it is made, where a wire leaves that open."""
     stream_usage: bool = False
     """Whether usage must be asked for with `stream_options`, and may be."""
     json_grammar: bool = False
@@ -100,6 +106,9 @@ class Quirks:
     thinking_off_models: tuple[str, ...] = ("*",)
     thinking_on: Mapping[str, Any] = field(default_factory=dict)
     """Merged into the body of a request that asks for thinking, where that takes more than its effort."""
+
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    """Merged into every body, below what the client's `extra` says."""
 
     by_model: Mapping[str, Any] = field(default_factory=dict)
     """Patterns of models, with spaces between them → a table like this one, of what differs for those; of

@@ -13,7 +13,7 @@ import email.utils
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -48,8 +48,10 @@ _BY_STATUS: Final = {
     429: Code.RATE_LIMITED,
     451: Code.CONTENT_FILTERED,
     498: Code.UPSTREAM_ERROR,
+    499: Code.UPSTREAM_ERROR,
 }
-"""424 is TGI's word for a failed generation, 498 Groq's for a tier without capacity."""
+"""424 is TGI's word for a failed generation, 498 Groq's for a tier without capacity, 499 Google's for a
+generation that was cancelled over there."""
 _BESIDE_STATUS: Final = {403: (Code.QUOTA, Code.CONTENT_FILTERED), 429: (Code.QUOTA,)}
 """What some say with a status that means something else to all others."""
 _OPEN_STATUSES: Final = (400, 404, 410, 422)
@@ -58,8 +60,11 @@ _BY_UPSTREAM_CODE: Final = {
     "insufficient_quota": Code.QUOTA,
     "insufficient_credits": Code.QUOTA,
     "billing_hard_limit_reached": Code.QUOTA,
+    "token_quota_reached": Code.QUOTA,
     "billing_error": Code.QUOTA,
     "invalid_api_key": Code.AUTHORIZATION,
+    "api_key_invalid": Code.AUTHORIZATION,
+    "billing_disabled": Code.QUOTA,
     "authentication_error": Code.AUTHORIZATION,
     "permission_error": Code.AUTHORIZATION,
     "permission_denied": Code.AUTHORIZATION,
@@ -78,11 +83,14 @@ _BY_UPSTREAM_CODE: Final = {
     "model_not_available": Code.INVALID_MODEL,
     "model_decommissioned": Code.INVALID_MODEL,
     "invalid_model": Code.INVALID_MODEL,
+    "container_not_found": Code.INVALID_PROMPT,
     "unsupported_parameter": Code.INVALID_PROMPT,
     "unsupported_value": Code.INVALID_PROMPT,
     "server_error": Code.UPSTREAM_ERROR,
     "internal_server_error": Code.UPSTREAM_ERROR,
     "overloaded_error": Code.UPSTREAM_ERROR,
+    "servicequotaexceededexception": Code.QUOTA,
+    "resourcenotfoundexception": Code.INVALID_MODEL,
 }
 _PATTERNS: Final = (
     (
@@ -95,7 +103,9 @@ _PATTERNS: Final = (
         Code.CONTEXT_TOO_LONG,
         r"context[ _-]?(length|window|size|limit)|maximum (context|prompt|input)"
         r"|(prompt|input|messages?) (is|are) too long|too many (input )?tokens|reduce the length"
-        r"|`inputs` (tokens \+ `max_new_tokens` must be|must have less than)",  # TGI
+        r"|token count\b.{0,60}\bexceeds the maximum"
+        r"|`inputs` (tokens \+ `max_new_tokens` must be|must have less than)"  # TGI
+        r"|cannot exceed the total tokens",  # IBM
     ),
     (
         Code.CONTENT_FILTERED,
@@ -104,17 +114,19 @@ _PATTERNS: Final = (
     ),
     (
         Code.INVALID_MODEL,
-        r"model\b.{0,120}\b(not (found|exist|available)|does not exist|doesn't exist|decommissioned)"
+        r"models?\b.{0,120}\b(not (found|exist|available)|does not exist|doesn't exist|decommissioned)"
         r"|(not a valid|invalid|unknown|no such|unsupported) model|no endpoints found|model not exist"
         r"|model\b.{0,120}\b(not supported by (any )?provider|is not a chat model)"
+        r"|model identifier is invalid|on-demand throughput isn"
         r"|\Amodel: \S+\Z",  # Anthropic says no more than that
     ),
     (Code.INVALID_PROMPT, r"\A(input validation|template|tool) error\b"),  # TGI, inside a stream
+    (Code.UNSUPPORTED, r"\blocation is not supported"),
 )
 _COMPILED: Final = tuple(
     (code, re.compile(pattern, re.IGNORECASE | re.DOTALL)) for code, pattern in _PATTERNS
 )
-_STATUS_FIELDS: Final = ("code", "status", "status_code")
+_STATUS_FIELDS: Final = ("code", "status", "status_code", "statusCode")
 """Where a body may give a status. TGI's `http_status_code` is not among them: it is 422 whatever happened."""
 _STATUS_CHARS: Final = 3
 _QUOTED: Final = (Code.INVALID_PROMPT, Code.INVALID_MODEL, Code.CONTEXT_TOO_LONG, Code.UNSUPPORTED)
@@ -129,6 +141,7 @@ _SENTENCES: Final = {
     Code.RATE_LIMITED: "{who} says that there were too many requests: wait, then try again",
     Code.UPSTREAM_ERROR: "{who} failed: try again a little later",
     Code.UPSTREAM_PROTOCOL: "{who} did not answer as an API does: check that the base URL is the API's",
+    Code.UNSUPPORTED: "{who} does not serve this request from here: use another provider",
 }
 
 _URL: Final = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
@@ -150,6 +163,10 @@ class Who:
     name: str
     key_variables: tuple[str, ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    statuses: Mapping[int, Code] = field(default_factory=dict)
+    """What a status means there and nowhere else."""
+    words: Mapping[str, Code] = field(default_factory=dict)
+    """What its own words for errors mean, in lower case; they outrank a status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +179,8 @@ class ErrorFields:
     message: str = field(default="", repr=False)
     status: int | None = None
     """An HTTP status that the body itself gives."""
+    retry_after_ms: int | None = None
+    """When to come back, where the body says it."""
 
 
 class Refusal(AdapterError):
@@ -174,7 +193,7 @@ def refusal(
     who: Who, status: int | None, fields: ErrorFields, *, model: str = "", retry_after_ms: int | None = None
 ) -> Refusal:
     """The error for an answer with that status, or, without one, for an error inside a stream."""
-    code = _classified(status, fields)
+    code = who.words.get(fields.kind) or who.statuses.get(status or 0) or _classified(status, fields)
     shown_model = f"model {model!r}" if model else "that model"
     sentence = _SENTENCES[code].format(
         who=who.name if status is None else f"{who.name} (HTTP {status})",
@@ -185,7 +204,7 @@ def refusal(
     error = Refusal(
         code,
         f"{sentence} (it said: {quote})" if quote else sentence,
-        retry_after_ms=retry_after_ms,
+        retry_after_ms=fields.retry_after_ms if retry_after_ms is None else retry_after_ms,
         provider_status=status if status is not None else fields.status,
     )
     error.fields = fields
@@ -206,14 +225,27 @@ def redirected(who: Who, status: int, location: str) -> AdapterError:
     )
 
 
-def parse_fields(body: bytes | Any) -> ErrorFields:
-    """The known fields of an error body, in whichever of the usual shapes; never raises."""
-    value = _parsed(body) if isinstance(body, bytes) else body
+def parse_fields(body: bytes | Any, *, kind: str = "") -> ErrorFields:
+    """The known fields of an error body, in whichever of the usual shapes; never raises.
+
+    `kind` is what a header calls the error, as Amazon does: `NameException:http://of.its/schema`.
+    """
+    fields = _error_in(_parsed(body) if isinstance(body, bytes) else body)
+    named = kind.partition(":")[0].strip().lower()
+    return replace(fields, kind=named) if named else fields
+
+
+def _error_in(value: Any) -> ErrorFields:
+    """The fields of what holds an error somewhere."""
     if isinstance(value, list) and value:
         value = value[0]
     if not isinstance(value, dict):
         return ErrorFields()
     inner = value.get("error", value)
+    listed = value.get("errors")
+    if "error" not in value and isinstance(listed, list) and listed:  # IBM and Cloudflare name several
+        inner = listed[0]
+        inner = {"status_code": value.get("status_code"), **inner} if isinstance(inner, dict) else inner
     if isinstance(inner, str):
         inner = {"type": value.get("error_type"), **value, "message": inner}  # TGI and xAI name it beside
     return _fields(inner) if isinstance(inner, dict) else ErrorFields()
@@ -221,9 +253,10 @@ def parse_fields(body: bytes | Any) -> ErrorFields:
 
 def _fields(error: Mapping[str, Any]) -> ErrorFields:
     """The fields of what is an error and nothing else."""
-    message, found_in = _said(error.get("message") or error.get("detail"))
-    code = _text(error.get("code")).lower()
-    kind = _text(error.get("type")).lower()
+    message, found_in = _said(error.get("message") or error.get("Message") or error.get("detail"))
+    reason, delay = _details(error.get("details"))
+    code = (reason or _text(error.get("code"))).lower()
+    kind = (_text(error.get("type")) or _text(error.get("rc"))).lower()
     metadata = error.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, dict) else None
     if isinstance(raw, str):  # OpenRouter: what the provider behind it said
@@ -232,7 +265,8 @@ def _fields(error: Mapping[str, Any]) -> ErrorFields:
         code = behind.code if behind.code and (not code or code.isdecimal()) else code
     numbers = (_number(error.get(name)) for name in _STATUS_FIELDS)
     status = next((number for number in numbers if number is not None and 400 <= number <= 599), None)
-    return ErrorFields(code, kind, _text(error.get("param")) or found_in, message, status)
+    wait = retry_after_ms(delay.removesuffix("s"), 0) if delay else None
+    return ErrorFields(code, kind, _text(error.get("param")) or found_in, message, status, wait)
 
 
 def _said(value: object) -> tuple[str, str]:
@@ -240,7 +274,7 @@ def _said(value: object) -> tuple[str, str]:
     if isinstance(value, str) and value.startswith("{"):
         value = _parsed(value) or value
     if isinstance(value, dict):
-        value = value.get("detail")
+        value = value.get("detail") or value.get("msg")
     finding = value[0] if isinstance(value, list) and value else None
     if not isinstance(finding, dict):
         return _text(value), ""
@@ -261,6 +295,16 @@ def _number(value: object) -> int | None:
     if isinstance(value, str) and value.isdecimal() and value.isascii() and len(value) <= _STATUS_CHARS:
         return int(value)
     return value if type(value) is int else None
+
+
+def _details(details: object) -> tuple[str, str]:
+    """The reason and the delay in the details of an error, as Google gives them (google.rpc)."""
+    items = [item for item in details if isinstance(item, dict)] if isinstance(details, list) else []
+
+    def first(name: str) -> str:
+        return next((value for item in items if (value := _text(item.get(name)))), "")
+
+    return first("reason"), first("retryDelay")
 
 
 def retry_after_ms(value: str | None, now: float) -> int | None:
@@ -320,7 +364,7 @@ def _classified(status: int | None, fields: ErrorFields) -> Code:
         return Code.UPSTREAM_PROTOCOL
     found = by_code or _by_message(fields.message)
     if status in (404, 410):
-        return Code.INVALID_MODEL if found is Code.INVALID_MODEL else Code.UPSTREAM_PROTOCOL
+        return found if found in (Code.INVALID_MODEL, Code.INVALID_PROMPT) else Code.UPSTREAM_PROTOCOL
     if found in (None, Code.UPSTREAM_ERROR, Code.RATE_LIMITED):
         return Code.INVALID_PROMPT
     return found

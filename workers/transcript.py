@@ -13,13 +13,15 @@ Pure.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from workers.adapter import Message, Request
 from workers.prompt import plain_roles
+from workers.stops import StopCutter
 
-__all__ = ["Transcript", "transcript"]
+__all__ = ["OneTurn", "Transcript", "transcript"]
 
 USER: Final = "User"
 ASSISTANT: Final = "Assistant"
@@ -35,6 +37,46 @@ class Transcript:
     """Who speaks next; the text goes on after `speaker:`."""
     stops: tuple[str, ...]
     """Where somebody else would begin to speak."""
+
+    @property
+    def prompt(self) -> str:
+        """All of it as one text."""
+        return "".join(f"{line.content}\n" for line in self.lines) + f"{self.speaker}:"
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Where the next turn begins, whoever takes it."""
+        return (*self.stops, f"\n{self.speaker}:")
+
+
+class OneTurn:
+    """What a model says after `speaker:`, cut where its turn ends; used once.
+
+    The server does not cut, or not before the end is in the text."""
+
+    def __init__(self, ends: Iterable[str]) -> None:
+        self._cutter = StopCutter(ends)
+        self._cutter.feed(":")  # what the prompt ends with, so that an end may be the first thing to follow
+        self._said = False
+
+    @property
+    def over(self) -> bool:
+        """Whether its end was found: whatever still comes belongs to somebody else."""
+        return self._cutter.found
+
+    def feed(self, text: str) -> str:
+        """What is said now, without the white space before the first word."""
+        return self._bare(self._cutter.feed(text))
+
+    def finish(self) -> str:
+        """The model has ended: what was held back and turned out to be said."""
+        return "" if self.over else self._bare(self._cutter.finish())
+
+    def _bare(self, text: str) -> str:
+        if not self._said:
+            text = text.lstrip()
+            self._said = bool(text)
+        return text
 
 
 def transcript(request: Request) -> Transcript:

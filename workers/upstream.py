@@ -2,7 +2,7 @@
 
 What every wire over HTTP needs and no wire should write again: connections that stay warm, no redirects,
 no cookies, the system's certificates, proxies, bounded bodies, one table of what failures mean, and at
-most one retry, only while nothing of an answer has arrived.
+most one retry, only while nothing of an answer has arrived. A wire may name refusals that are waited out.
 Whoever leaves a `post` early, by cancelling or by closing, has closed its connection by then.
 """
 
@@ -19,12 +19,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, TypeVar
+from urllib.parse import quote
 from weakref import WeakSet
 
 import aiohttp
 from aiohttp import http_exceptions
 from aiohttp.connector import Connection
+from yarl import URL
 
 from workers.adapter import AdapterError
 from workers.codes import Code
@@ -33,7 +35,14 @@ from workers.refusals import Who, parse_fields, redacted, redirected, refusal, r
 from workers.retries import retry_pause_s
 from workers.routes import address_of, proxy_for
 
-__all__ = ["Reply", "Upstream"]
+__all__ = ["Patience", "Reply", "Sign", "Upstream"]
+
+T = TypeVar("T")
+Sign: TypeAlias = "Callable[[], Awaitable[Mapping[str, str]]]"
+"""Gives the headers that hold for one attempt at a request: a signature ages while a retry waits."""
+Patience: TypeAlias = Callable[[AdapterError, int, float], "float | None"]
+"""A refusal, how often it was waited for already, and the seconds left → how long to wait where the provider
+documents a wait and no failure; None where it is a failure. Such waits are not the one retry."""
 
 CONNECT_S: Final = 5.0
 """Names, TCP, TLS and the proxy together; a provider that takes longer will not speak within a second."""
@@ -59,6 +68,8 @@ LARGE_BODY_BYTES: Final = 512 << 10
 
 READ_ERRORS: Final = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 """What reading a body raises when it cannot go on."""
+_PATH_SAFE: Final = "%/?#[]@!$&'()*+,;=:~"
+"""What stands in a path as it is; an escape stays the escape that it was, since a signature may cover it."""
 SEND_ERRORS: Final = (*READ_ERRORS, http_exceptions.HttpProcessingError, UnicodeError)
 
 
@@ -144,12 +155,19 @@ class Upstream:
     """How the time before a retry is spent; a seam for tests."""
 
     def __init__(
-        self, base_url: str, who: Who, headers: Mapping[str, str], *, accepted: Collection[int] = (200,)
+        self,
+        base_url: str,
+        who: Who,
+        headers: Mapping[str, str],
+        *,
+        accepted: Collection[int] = (200,),
+        patience: Patience = lambda error, waits, left_s: None,
     ) -> None:
         """`accepted` are the statuses of an answer; with any other it is a refusal."""
         self._scheme, self._host, port = address_of(base_url, who.name)
         self.who = who
         self._accepted = frozenset(accepted)
+        self._patience = patience
         self.where = f"{self._host}:{port}"
         self._base = base_url.rstrip("/")
         self._headers = {"User-Agent": "w-ai-fu-llm", "Accept-Encoding": "identity", **headers}
@@ -172,6 +190,7 @@ class Upstream:
             trust_env=False,  # it would read ~/.netrc as well, and send what it finds there
             read_bufsize=READ_BYTES,
         )
+        self._session._retry_connection = False  # it would repeat a GET by itself, and tell nobody
 
     async def close(self) -> None:
         """Closes all connections; may be called twice."""
@@ -185,6 +204,18 @@ class Upstream:
             AdapterError: whatever the network or the provider did; TIMEOUT after `timeout_s`.
         """
         return await self.ask("GET", path, timeout_s=timeout_s, headers=headers)
+
+    async def warm(self, timeout_s: float) -> None:
+        """Leaves a warm connection, where nothing else was asked; what is answered says nothing.
+
+        Raises:
+            AdapterError: UNREACHABLE.
+        """
+        try:
+            await self.ask("GET", "/ping", timeout_s=timeout_s)
+        except AdapterError as exc:
+            if exc.code is Code.UNREACHABLE:
+                raise
 
     async def ask(
         self,
@@ -224,23 +255,51 @@ class Upstream:
         deadline: float,
         model: str = "",
         retries: int = 1,
-        headers: Mapping[str, str] | None = None,
+        sign: Sign | None = None,
     ) -> AbstractAsyncContextManager[Reply]:
         """Sends a request and gives its answer while it is still arriving; `deadline` is of the loop's
         clock and only decides whether a retry fits. Leaving it in any way closes what is open.
+        `sign` is asked before each attempt.
 
         Raises:
             AdapterError: whatever the network or the provider did.
         """
-        return self._answered("POST", path, body, deadline, model, retries, headers)
+        return self._answered("POST", path, body, deadline, model, retries, sign)
 
-    def get(self, path: str, *, deadline: float, retries: int = 1) -> AbstractAsyncContextManager[Reply]:
+    def get(
+        self, path: str, *, deadline: float, retries: int = 1, headers: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[Reply]:
         """As `post`, for an answer that is only asked for.
 
         Raises:
             AdapterError: whatever the network or the provider did.
         """
-        return self._answered("GET", path, None, deadline, "", retries, None)
+        return self._answered("GET", path, None, deadline, "", retries, None, headers)
+
+    async def again(
+        self, send: Callable[[], Awaitable[T]], *, deadline: float, retries: int = 1
+    ) -> tuple[T, int]:
+        """What `send` gives, tried again where the rules allow it, and how often it was. Cancelling it is as
+        safe as cancelling `send`.
+
+        Raises:
+            AdapterError: whatever the network or the provider did.
+        """
+        tried = waits = 0
+        while True:
+            try:
+                return await send(), tried + waits
+            except AdapterError as exc:
+                left_s = deadline - asyncio.get_running_loop().time()
+                wait_s = self._patience(exc, waits, left_s)
+                if wait_s is not None:
+                    waits += 1
+                else:
+                    wait_s = retry_pause_s(exc, left_s) if tried < retries else None
+                    tried += 1
+                if wait_s is None:
+                    raise
+            await self.pause(wait_s)
 
     @contextlib.asynccontextmanager
     async def _answered(
@@ -251,21 +310,15 @@ class Upstream:
         deadline: float,
         model: str,
         retries: int,
-        headers: Mapping[str, str] | None,
+        sign: Sign | None,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Reply]:
-        tried = 0
-        while True:
-            try:
-                response = await self._send(method, path, body, None, model, headers)
-                break
-            except AdapterError as exc:
-                left_s = deadline - asyncio.get_running_loop().time()
-                wait_s = retry_pause_s(exc, left_s) if tried < retries else None
-                if wait_s is None:
-                    raise
-            await self.pause(wait_s)
-            tried += 1
-        reply = Reply(response, self.who, tried)
+        async def send() -> aiohttp.ClientResponse:
+            signed = headers if sign is None else await sign()
+            return await self._send(method, path, body, None, model, signed)
+
+        response, retried = await self.again(send, deadline=deadline, retries=retries)
+        reply = Reply(response, self.who, retried)
         try:
             yield reply
         finally:
@@ -288,12 +341,13 @@ class Upstream:
         if body is not None:
             extra["data"] = io.BytesIO(body) if len(body) > LARGE_BODY_BYTES else body
             extra["headers"] = {"Content-Type": "application/json", **(headers or {})}
-        elif headers:
+        else:
             extra["headers"] = headers
+            extra["skip_auto_headers"] = ("Content-Type",)  # of nothing
         try:
             response = await self._session.request(
                 method,
-                self._base + path,
+                self._url(path),
                 allow_redirects=False,
                 proxy=self._proxy,
                 **extra,
@@ -312,6 +366,14 @@ class Upstream:
         finally:
             _drop(response)
 
+    def _url(self, path: str) -> URL:
+        """The address of a path, whose escapes are sent as they are."""
+        try:
+            base = str(URL(self._base)).rstrip("/")
+            return URL(base + quote(path, safe=_PATH_SAFE), encoded=True)
+        except ValueError as exc:
+            raise aiohttp.InvalidURL(self._base) from exc
+
     def _unsent(self, exc: Exception, attempt: _Attempt) -> AdapterError:
         fault, cause = _fault(exc, attempt)
         status = exc.status if isinstance(exc, aiohttp.ClientResponseError) else 0
@@ -327,7 +389,7 @@ class Upstream:
                 f"{self.who.name} answered with HTTP {status} and no content: check the base URL",
                 provider_status=status,
             )
-        fields = parse_fields(await _error_body(response))
+        fields = parse_fields(await _error_body(response), kind=response.headers.get("x-amzn-ErrorType", ""))
         header = response.headers.get("Retry-After")
         return refusal(
             self.who, status, fields, model=model, retry_after_ms=retry_after_ms(header, time.time())

@@ -57,6 +57,8 @@ KILL_S: Final = 4.0
 CHUNK_S: Final = 0.005
 """Far more than each takes, on a machine that has something else to do too."""
 ENVIRONMENTS: Final = ("base", "http")
+UNMADE: Final = tuple(sorted({*load_catalog(CHECKOUT / "venvs.toml").envs} - {*ENVIRONMENTS}))
+"""Environments that are not made; llama.cpp's own tests pack its wheel."""
 BACKLOG: Final = 128
 
 
@@ -69,7 +71,7 @@ def unprovisioned(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     checkout = copy_checkout(root / "the checkout", wheels)
     lock = repack_lock(wheels, CHECKOUT / "locks" / "http.txt")
     (checkout / "locks" / "http.txt").write_text(lock, encoding="utf-8")
-    for name in ("llama-cpp", "mistralrs"):  # whose own tests pack their wheels
+    for name in UNMADE:
         shutil.copy(CHECKOUT / "locks" / f"{name}.txt", checkout / "locks")
     shutil.copy(CHECKOUT / "venvs.toml", checkout / "venvs.toml")
     return Installation(checkout, root / "no home", wheels)

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
 from tests.fakes.openai_server import Behaviour, OpenAIServer
+from tests.fakes.wire import CANARY
 from workers.adapter import (
     Adapter,
     AdapterError,
@@ -44,9 +45,6 @@ __all__ = [
     "request",
     "text_of",
 ]
-
-CANARY: Final = "sk-CANARY-7f3a9c51d2e84b60-Zq"
-"""A key that must appear in no error, no repr and no log."""
 
 
 def bound(

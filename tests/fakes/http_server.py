@@ -19,16 +19,19 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Final, TypeAlias, TypeVar
+from urllib.parse import parse_qsl
 
-from tests.fakes.wire import JSON, MODELS, Asked, Behaviour, Received, Wire
+from tests.fakes.wire import JSON, Asked, Behaviour, Part, Received, Wire
 
 __all__ = ["WAIT_S", "Exchange", "FakeServer", "Step"]
 
 S = TypeVar("S", bound="FakeServer")
 WAIT_S: Final = 5.0
 """No wait of a test is longer."""
+FORM: Final = "application/x-www-form-urlencoded"
 _LINGER_NONE: Final = struct.pack("ii", 1, 0)
 """SO_LINGER that turns a close into a reset."""
 
@@ -100,11 +103,27 @@ class FakeServer:
         self.script: list[Step] = []
         """Behaviours of the next requests, first one first; then `behaviour` holds again."""
         self.models: Step = _answer_models
-        self.model_names: tuple[str, ...] = MODELS
+        self.model_names: tuple[str, ...] = wire.names
         self.requests: list[Received] = []
-        """Every POST, in order."""
+        """Every generation, in order."""
         self.lists: list[Received] = []
-        """Every GET, in order."""
+        """Every request for what costs nothing, in order."""
+        self.follows: list[Received] = []
+        """Every request for the answer to a generation that another one began."""
+        self.cancels: list[Received] = []
+        self.tokens: list[Received] = []
+        """Every request for a token."""
+        self.selling: Step | None = None
+        """How a token is sold, instead of well."""
+        self.begins: Step | None = None
+        """How a generation that others follow is begun, instead of well."""
+        self.following: list[Step] = []
+        """Behaviours of the next requests that follow one, first one first."""
+        self.follow: Step | None = None
+        """How all others are answered, instead of well."""
+        self.cancelling: Step = Behaviour(body=b"{}")
+        self._begun: dict[int, Step] = {}
+        """How generations that were begun are answered to the next request that follows."""
         self.gate = asyncio.Event()
         """What behaviours that wait are waiting for."""
         self._tls = tls
@@ -161,20 +180,65 @@ class FakeServer:
 
     def step_for(self, request: Received) -> Step:
         """How that request is answered."""
-        if request.method != "POST":
+        part = self.wire.part(request)
+        if part is Part.LIST:
             return self.models
-        return self.script.pop(0) if self.script else self.behaviour
+        if part is Part.TOKEN:
+            return self.selling or Behaviour(body=self.wire.token(request))
+        number = self.wire.number(request)
+        if part is Part.CANCEL:
+            return self.cancelling
+        if part is Part.FOLLOW:
+            if self.following:
+                return self.following.pop(0)
+            if self.follow is not None:
+                return self.follow
+            if number is None:
+                return Behaviour(body=self.wire.followed(request))
+            return self._begun.pop(number, self.behaviour)
+        step = self.script.pop(0) if self.script else self.behaviour
+        return self._begin(request, step)
+
+    def _begin(self, request: Received, step: Step) -> Step:
+        """The answer to a generation; where the wire says so and it is a good one, kept for what follows."""
+        if isinstance(step, Behaviour) and (step.body is not None or step.status != HTTPStatus.OK):
+            return step
+        number = self.requests.index(request)
+        body = self.wire.begun(request, number, self.base_url)
+        if body is None:
+            return step
+        self._begun[number] = step
+        return self.begins or Behaviour(status=HTTPStatus.CREATED, body=body)
 
     async def received(self, count: int) -> Received:
-        """Waits until `count` POSTs have arrived; returns the last of them."""
+        """Waits until `count` generations have arrived; returns the last of them."""
+        return await self.arrived(self.requests, count)
 
-        async def arrived() -> None:
-            while len(self.requests) < count:
+    async def awaited(self, count: int) -> Received:
+        """Waits until `count` answers are waited for, whichever request brings them; returns the last."""
+        return await self.arrived(self.follows if self.wire.follows else self.requests, count)
+
+    async def cancelled(self, index: int) -> None:
+        """Waits until generation `index` was cancelled by a request of its own."""
+
+        def told() -> bool:
+            generation = self.requests[index]
+            return any(self.wire.ends(request, generation, index) for request in self.cancels)
+
+        await self._until(told)
+
+    async def arrived(self, where: Sequence[Received], count: int) -> Received:
+        """Waits until `where` holds `count` requests; returns the last of them."""
+        await self._until(lambda: len(where) >= count)
+        return where[count - 1]
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        async def held() -> None:
+            while not holds():
                 self._changed.clear()
                 await self._changed.wait()
 
-        await asyncio.wait_for(arrived(), WAIT_S)
-        return self.requests[count - 1]
+        await asyncio.wait_for(held(), WAIT_S)
 
     async def closed(self, index: int) -> int:
         """Waits until the client's socket of request `index` is closed; returns when, in ns."""
@@ -183,8 +247,22 @@ class FakeServer:
         assert request.closed_ns is not None
         return request.closed_ns
 
+    def _kept(self, part: Part) -> list[Received]:
+        """Where requests of that kind are."""
+        match part:
+            case Part.GENERATION:
+                return self.requests
+            case Part.FOLLOW:
+                return self.follows
+            case Part.CANCEL:
+                return self.cancels
+            case Part.TOKEN:
+                return self.tokens
+            case _:
+                return self.lists
+
     def _take(self, connection: _Connection, request: Received) -> None:
-        (self.requests if request.method == "POST" else self.lists).append(request)
+        self._kept(self.wire.part(request)).append(request)
         self._changed.set()
         exchange = Exchange(self, connection, request)
         task = asyncio.get_running_loop().create_task(self._serve(connection, exchange))
@@ -274,7 +352,8 @@ class _Connection(asyncio.Protocol):
         if len(rest) < length:
             return
         raw, self._data = rest[:length], rest[length:]
-        body = json.loads(raw) if raw else None
+        form = headers.get("content-type") == FORM
+        body = dict(parse_qsl(raw.decode())) if form else json.loads(raw) if raw else None
         request = Received(method, path, headers, body, raw, self._number, time.monotonic_ns())
         self._requests.append(request)
         self._server._take(self, request)
@@ -284,12 +363,13 @@ async def _perform(behaviour: Behaviour, exchange: Exchange) -> None:
     if behaviour.gate_before_head:
         await exchange.server.gate.wait()
     wire = exchange.server.wire
-    body = behaviour.body
+    body, status = behaviour.body, behaviour.status
     if body is None and behaviour.events is None and not wire.streams(exchange.request):
         body = wire.whole(behaviour)
+        status = wire.whole_status if status == 200 else status
     if body is not None:
         headers = {"Content-Type": JSON, **behaviour.headers}
-        await exchange.head(behaviour.status, headers, length=len(body))
+        await exchange.head(status, headers, length=len(body))
         await exchange.send(body)
         return
     headers = {"Content-Type": wire.stream_type, **behaviour.headers}

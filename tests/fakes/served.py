@@ -81,7 +81,12 @@ class Served:
 
     async def load(self, **changes: Any) -> frames.Bound:
         """Binds anew, with the key and the server's address unless told otherwise."""
-        given = {"key": CANARY, "base_url": self.server.base_url, **changes}
+        given = {
+            "key": self.wire.credential(CANARY),
+            "base_url": self.server.base_url,
+            "options": dict(self.wire.options),
+            **changes,
+        }
         bound = await self._rig.bind(**given)
         _clean(bound)
         return bound
@@ -89,7 +94,7 @@ class Served:
     def start(self, text: str = "Hello", **changes: Any) -> int:
         """Starts a generation; returns its id."""
         self._started += 1
-        self._rig.generate(self._started, text, **{"model": "fake-small", **changes})
+        self._rig.generate(self._started, text, **{"model": self.wire.names[0], **changes})
         return self._started
 
     async def ask(self, text: str = "Hello", **changes: Any) -> Outcome:
@@ -131,8 +136,10 @@ class Served:
             outcome.done = frame
 
     def check(self) -> None:
-        """The key was in the headers alone of what the server received."""
-        for received in (*self.server.requests, *self.server.lists):
+        """The key was in the headers alone of what the server received, or in what buys a token."""
+        seen = self.server
+        assert not any(_shows_key(received.path) for received in seen.tokens)
+        for received in (*seen.requests, *seen.lists, *seen.follows, *seen.cancels):
             assert not _shows_key(received.path)
             assert not _shows_key(received.raw.decode("utf-8", "replace"))
 
@@ -140,7 +147,7 @@ class Served:
 @asynccontextmanager
 async def serving(wire: Wire, *, load: bool = True, **quirks: Any) -> AsyncIterator[Served]:
     """A server, a host and a binding, loaded unless `load` is false."""
-    async with FakeServer(wire) as server:
+    async with wire.beside(), FakeServer(wire) as server:
         spec = ProviderSpec(
             wire.name.replace("_", "-"), NAME, key_variables=(VARIABLE,), quirks={**wire.quirks, **quirks}
         )

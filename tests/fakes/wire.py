@@ -9,16 +9,33 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
+import enum
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 from workers.adapter import Adapter, FinishReason, Usage
 from workers.codes import Code
 
-__all__ = ["JSON", "MODELS", "SSE", "Asked", "Behaviour", "Received", "Refused", "Turn", "Wire", "event"]
+__all__ = [
+    "CANARY",
+    "JSON",
+    "MODELS",
+    "SSE",
+    "Asked",
+    "Behaviour",
+    "Part",
+    "Received",
+    "Refused",
+    "Turn",
+    "Wire",
+    "event",
+]
 
+CANARY: Final = "sk-CANARY-7f3a9c51d2e84b60-Zq"
+"""A key that must appear in no error, no repr and no log."""
 JSON: Final = "application/json"
 SSE: Final = "text/event-stream"
 USAGE: Final = Usage(7, 3)
@@ -34,7 +51,7 @@ class Received:
     headers: Mapping[str, str]
     """Names in lower case."""
     body: Any
-    """The parsed JSON, or None."""
+    """The parsed JSON, the fields of a form, or None."""
     raw: bytes
     connection: int
     """The same number for requests of one connection."""
@@ -114,28 +131,62 @@ class Refused:
     code: Code
 
 
+class Part(enum.Enum):
+    """What a request is to a server; most wires have generations and lists alone."""
+
+    GENERATION = enum.auto()
+    LIST = enum.auto()
+    FOLLOW = enum.auto()
+    """It asks for the answer to a generation that another request began."""
+    CANCEL = enum.auto()
+    """It ends such a generation."""
+    TOKEN = enum.auto()
+    """It buys a token with the key, which is in its body."""
+
+
 class Wire(abc.ABC):
     """One wire; a subclass says what follows, and nothing about how a server works."""
 
     name: ClassVar[str]
-    """Of the file in workers/adapters/."""
+    """Of the file in workers/adapters/, and a word for what else of it is spoken."""
     adapter: ClassVar[type[Adapter]]
     quirks: ClassVar[Mapping[str, Any]] = {}
     """A provider of this wire that takes stop strings and whose list of models is complete."""
+    names: ClassVar[tuple[str, ...]] = MODELS
+    """Two models, a small one and a large one; or the only one, where a server has one."""
+    cancels: ClassVar[bool] = False
+    """Whether a client that leaves an answer must say so in a request of its own."""
+    follows: ClassVar[bool] = False
+    """Whether an answer is given to other requests than the one that begins it."""
+    options: ClassVar[Mapping[str, Any]] = {}
+    """What a load must name besides a key."""
     mount: ClassVar[str] = "/v1"
     """The path of the base URL."""
     stream_type: ClassVar[str] = SSE
+    comment: ClassVar[bytes] = b": keep-alive\n\n"
+    """What a stream may hold to keep its connection open, which is no sign of life of a reply."""
     reasons: ClassVar[Mapping[str, FinishReason]]
     """Every word for an end that is documented → ours."""
     usual: ClassVar[Mapping[str, str]]
     """Our words for an end → the wire's usual ones."""
     counts: ClassVar[tuple[str, ...]]
     """The fields of Usage that the wire can tell."""
+    stream_counts: ClassVar[bool] = True
+    """Whether a stream tells them too."""
+    temperature_min: ClassVar[float] = 0.0
     temperature_max: ClassVar[float]
     sees_nothing: ClassVar[Sequence[bytes]]
     """Bodies with status 200 that are JSON and no answer of this wire."""
     garbage: ClassVar[Sequence[bytes]]
     """Pieces of a stream that are not of this wire."""
+    called: ClassVar[Mapping[str, str]] = {}
+    """Parameters of sampling that this wire calls otherwise."""
+    also_listed: ClassVar[tuple[str, ...]] = ()
+    """Models that a load tells beside those that the provider lists."""
+    streamed: ClassVar[bool | None] = None
+    """Whether an answer is asked for as a stream, always or never; None: as the client wants it."""
+    whole_status: ClassVar[int] = 200
+    """Of an answer that is not streamed."""
     absent: ClassVar[Mapping[str, str]] = {}
     """Rows of the contract that do not apply → why."""
 
@@ -162,7 +213,8 @@ class Wire(abc.ABC):
 
     @abc.abstractmethod
     def refusals(self) -> Mapping[str, Refused]:
-        """Refusals in the provider's words, by what they say; `model` is that of one that does not exist."""
+        """Refusals in the provider's words, by what they say; `model` is that of one that does not exist,
+        where the provider and not the adapter says that."""
 
     @abc.abstractmethod
     def stream_errors(self) -> Mapping[bytes, Code]:
@@ -172,9 +224,43 @@ class Wire(abc.ABC):
     def models(self, names: Sequence[str], received: Received) -> bytes:
         """The answer to a request for the list of models."""
 
+    def credential(self, key: str) -> str:
+        """What a client gives for its requests to carry `key`, where that is not the key itself."""
+        return key
+
+    @contextlib.asynccontextmanager
+    async def beside(self) -> AsyncIterator[None]:
+        """What else must run for this wire to be spoken: a server that gives tokens."""
+        yield
+
+    def part(self, received: Received) -> Part:
+        """What a request is."""
+        return Part.GENERATION if received.method == "POST" else Part.LIST
+
+    def number(self, received: Received) -> int | None:
+        """Which generation a request belongs to that follows or cancels one."""
+        return None
+
+    def ends(self, cancel: Received, generation: Received, number: int) -> bool:
+        """Whether `cancel` ends that generation, the one of that number."""
+        return self.number(cancel) == number
+
+    def begun(self, received: Received, number: int, base_url: str) -> bytes | None:
+        """What is answered at once to a request that begins generation `number`, where its answer is given
+        to the requests that follow; None where it is given to itself."""
+        return None
+
+    def token(self, received: Received) -> bytes:
+        """The answer to a request for a token."""
+        raise NotImplementedError
+
     def streams(self, received: Received) -> bool:
         """Whether a generation is to be streamed."""
         return isinstance(received.body, dict) and received.body.get("stream") is True
+
+    def followed(self, received: Received) -> bytes:
+        """The answer to a request that follows a generation which `number` does not know."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def asked(self, received: Received) -> Asked:

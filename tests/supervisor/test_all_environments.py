@@ -12,10 +12,11 @@ from typing import Final
 import pytest
 
 from supervisor.all_environments import Cost, Served, cost_of, cost_table, large, light, made_each
+from supervisor.catalog import load_catalog
 from supervisor.environments import Environment, disk_use
 from supervisor.errors import ProvisionError
 from supervisor.home import Home
-from supervisor.providers import Catalog, EnvSpec, Provider, load_catalog
+from supervisor.providers import Catalog, EnvSpec, Provider
 from tests.supervisor.places import mark
 from tests.wheelhouse import CHECKOUT
 

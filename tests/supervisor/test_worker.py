@@ -587,3 +587,8 @@ os._exit(0)
     assert [line.partition("text=")[2] for line in said[:2]] == ["'one'", "'two and a half'"]
     assert len(said) == 4
     assert max(map(len, said)) < 10_000
+
+
+def test_a_worker_is_told_where_an_operators_login_is_and_no_key() -> None:
+    place = {"GOOGLE_APPLICATION_CREDENTIALS": "account.json", "PATH": "bin"}
+    assert worker_environment({**place, "GROQ_API_KEY": "of-the-operator"}) == place

@@ -194,3 +194,14 @@ def test_half_a_character_can_be_sent() -> None:
     made = body(messages=(Message("user", "\ud83d é"),))
     assert json.loads(made.encoded())["messages"][0]["content"] == "\ud83d é"
     assert "é".encode() in body(messages=(Message("user", "é"),)).encoded()
+
+
+def test_stops_that_are_too_long_for_the_provider_are_only_cut_here() -> None:
+    quirks = Quirks(stop_max=2, stop_chars_max=3)
+    assert body(quirks, stop=("four", "ab", "abc", "a")).fields["stop"] == ["ab", "abc"]
+
+
+def test_what_a_provider_always_wants_is_sent_and_a_client_may_change_it() -> None:
+    quirks = Quirks(extra_body={"safe": False, "tier": "fast"})
+    fields = body(quirks, extra={"safe": True}).fields
+    assert (fields["safe"], fields["tier"]) == (True, "fast")

@@ -191,3 +191,11 @@ async def test_a_stop_string_ends_a_seeded_reply_across_tokens(threads: ThreadPo
     speaker = Speaker(threads, [told("a", 1, reason="length")], [told("b", 2), told("c", 3), told("d", 4)])
     found = await events(speaker, asked, request(**GREEDY))
     assert (text_of(found), finish_of(found).reason) == ("a", "stop")
+
+
+async def test_a_seeded_reply_does_not_end_where_ends_are_to_be_ignored(threads: ThreadPoolExecutor) -> None:
+    asked = dataclasses.replace(SEEDED, fields={"ignore_eos": True}, max_tokens=2)
+    speaker = Speaker(threads, [told("a", 9, reason="length")], [told("b", 2, reason="length")])
+    found = await events(speaker, asked, request(**GREEDY))
+    assert (text_of(found), finish_of(found).reason) == ("ab", "length")
+    assert speaker.asked[0]["logit_bias"] == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,16 @@ from hypothesis import strategies as st
 
 from workers.adapter import AdapterError, Message
 from workers.codes import Code
-from workers.prompt import after_reply, clean_name, merged, plain_roles, prefixed
+from workers.prompt import (
+    OPENING,
+    after_reply,
+    alternating,
+    clean_name,
+    merged,
+    plain_roles,
+    prefixed,
+    spoken,
+)
 
 
 @pytest.mark.parametrize(
@@ -85,3 +95,34 @@ def test_a_system_message_right_after_a_reply_gets_another_role_and_no_other_doe
         "user",
         "system",
     ]
+
+
+def test_what_is_said_has_its_names_and_nothing_blank() -> None:
+    messages = [Message("developer", "A"), Message("user", " "), Message("user", "Hi", "Ann")]
+    assert spoken(messages) == [Message("system", "A"), Message("user", "Ann: Hi")]
+
+
+def test_turns_alternate_and_begin_with_the_user() -> None:
+    messages = [
+        Message("system", "A"),
+        Message("system", "B"),
+        Message("assistant", "1"),
+        Message("system", "C"),
+        Message("user", "2"),
+        Message("assistant", "3 \n"),
+    ]
+    system, turns = alternating(messages)
+    assert system == ["A", "B"]
+    assert [(turn.role, turn.content) for turn in turns] == [
+        ("user", OPENING),
+        ("assistant", "1"),
+        ("user", "C\n2"),
+        ("assistant", "3"),
+    ]
+
+
+@pytest.mark.parametrize("read", [spoken, alternating])
+def test_a_prompt_of_nothing_is_refused(read: Callable[[list[Message]], object]) -> None:
+    with pytest.raises(AdapterError) as caught:
+        read([Message("system", " "), Message("user", "\n")])
+    assert caught.value.code is Code.INVALID_PROMPT

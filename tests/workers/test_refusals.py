@@ -67,6 +67,17 @@ an error inside a stream or with status 200."""
             ErrorFields("c", message="m: oops"),
         ),
         (b'{"error": {"message": "m", "metadata": {"raw": 7}}}', ErrorFields(message="m")),
+        (b'{"Message": "m"}', ErrorFields(message="m")),
+        (
+            b'{"errors": [{"code": "C", "message": "m"}, {"code": "D"}], "status_code": 404}',
+            ErrorFields("c", message="m", status=404),
+        ),
+        (b'{"errors": [{"message": "m"}], "status_code": 503}', ErrorFields(message="m", status=503)),
+        (b'{"errors": [{"code": 7003, "message": "m"}]}', ErrorFields("7003", message="m")),
+        (b'{"errors": ["m"]}', ErrorFields(message="m")),
+        (b'{"errors": [7]}', ErrorFields()),
+        (b'{"errors": [], "message": "m"}', ErrorFields(message="m")),
+        (b'{"error": "m", "errors": ["n"]}', ErrorFields(message="m")),
         (b'{"error": 7}', ErrorFields()),
         (b"[]", ErrorFields()),
         (b"null", ErrorFields()),
@@ -74,6 +85,12 @@ an error inside a stream or with status 200."""
         (b"[" * 100_000, ErrorFields()),
         (b"\xff", ErrorFields()),
         (b'{"error": {"message": ["m"], "code": {"a": 1}}}', ErrorFields()),
+        (
+            b'{"error": {"code": 429, "details": [{"reason": "R"}, 7, {"retryDelay": "1.5s"}]}}',
+            ErrorFields(code="r", status=429, retry_after_ms=1500),
+        ),
+        (b'{"error": {"code": 429, "details": {"reason": "R"}}}', ErrorFields(code="429", status=429)),
+        (b'{"error": {"details": [{"retryDelay": "soon"}, {"reason": {}}]}}', ErrorFields()),
     ],
 )
 def test_the_known_fields_are_read_from_every_shape(body: bytes, expected: ErrorFields) -> None:
@@ -169,3 +186,30 @@ def test_a_registered_secret_never_survives(text: str, secret: str) -> None:
 def test_a_secret_is_in_no_repr() -> None:
     assert CANARY not in repr(WHO)
     assert CANARY not in repr(refusal(WHO, 400, ErrorFields(message=CANARY)).fields)
+
+
+def test_a_wait_in_the_body_counts_where_no_header_tells_one() -> None:
+    fields = ErrorFields(retry_after_ms=1500)
+    assert refusal(WHO, 429, fields).retry_after_ms == 1500
+    assert refusal(WHO, 429, fields, retry_after_ms=0).retry_after_ms == 0
+
+
+def test_a_status_may_mean_something_of_its_own_at_one_provider() -> None:
+    fields = ErrorFields(message="m")
+    own = Who("Fake", statuses={497: Code.CONTENT_FILTERED})
+    assert refusal(own, 497, fields).code is Code.CONTENT_FILTERED
+    assert refusal(WHO, 497, fields).code is Code.UPSTREAM_PROTOCOL
+    assert refusal(own, None, fields).code is Code.UPSTREAM_ERROR
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("ValidationException:http://internal.amazon.com/coral/", "validationexception"),
+        ("ThrottlingException", "throttlingexception"),
+        ("", "t"),
+    ],
+)
+def test_a_header_may_name_the_kind_of_an_error(kind: str, expected: str) -> None:
+    fields = parse_fields(b'{"error": {"message": "m", "type": "T"}}', kind=kind)
+    assert (fields.kind, fields.message) == (expected, "m")

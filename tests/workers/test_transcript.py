@@ -8,7 +8,7 @@ import pytest
 
 from tests.fakes.bound import request
 from workers.adapter import AdapterError, Message
-from workers.transcript import transcript
+from workers.transcript import OneTurn, transcript
 
 
 def said(*messages: Message, **fields: Any) -> tuple[list[str], str, tuple[str, ...]]:
@@ -48,3 +48,26 @@ def test_no_line_keeps_a_name_of_its_own() -> None:
 def test_a_tools_message_is_refused() -> None:
     with pytest.raises(AdapterError):
         said(Message("tool", "42"))
+
+
+def test_a_transcript_is_a_prompt_that_ends_where_the_speaker_goes_on() -> None:
+    lines = transcript(request(messages=(Message("user", "Hi", name="Ann"),), character_name="Mia"))
+    assert (lines.prompt, lines.ends) == ("Ann: Hi\nMia:", ("\nUser:", "\nAnn:", "\nMia:"))
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (" Hi there.\nAnn: me", "Hi there."),
+        (" Hi.\nAnnie left.", "Hi.\nAnnie left."),
+        ("\n\n Hi!", "Hi!"),
+        ("\nAnn: me", ""),
+        (" Hi\nAn", "Hi\nAn"),
+        (" ", ""),
+    ],
+)
+def test_one_turn_is_cut_where_the_next_begins_however_it_was_split(said: str, shown: str) -> None:
+    for cut in range(len(said) + 1):
+        turn = OneTurn(("\nAnn:", "\nMia:"))
+        assert turn.feed(said[:cut]) + turn.feed(said[cut:]) + turn.finish() == shown
+        assert turn.over is ("\nAnn:" in said)

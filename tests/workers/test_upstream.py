@@ -373,3 +373,40 @@ async def test_the_end_of_an_answer_that_does_not_come_closes_the_connection(ser
 
 def test_the_http_client_is_new_enough_for_what_is_relied_on() -> None:
     assert tuple(map(int, aiohttp.__version__.split(".")[:2])) >= (3, 13)
+
+
+# ---- signed requests
+
+
+async def test_each_attempt_is_signed_anew(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def pause(seconds: float) -> None:
+        return
+
+    monkeypatch.setattr(Upstream, "pause", staticmethod(pause))
+    signatures = iter("abc")
+
+    async def sign() -> dict[str, str]:
+        return {"X-Signature": next(signatures)}
+
+    server.script = [Behaviour(status=503, body=b"{}")]
+    upstream = await opened(server.base_url)
+    async with upstream.post("/x", b"{}", deadline=later(), sign=sign) as reply:
+        await reply.read()
+    await upstream.close()
+    assert [received.headers["x-signature"] for received in server.requests] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/a%3Ab%2Fc/d?e=f%2B", "/v1/a%3Ab%2Fc/d?e=f%2B"),
+        ("/a:b@c/d", "/v1/a:b@c/d"),
+        ("/é d", "/v1/%C3%A9%20d"),
+    ],
+)
+async def test_the_escapes_of_a_path_are_sent_as_they_are(server: OpenAIServer, path: str, sent: str) -> None:
+    upstream = await opened(server.base_url)
+    async with upstream.post(path, b"{}", deadline=later()) as reply:
+        await reply.read()
+    await upstream.close()
+    assert server.requests[0].path == sent

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 from urllib.parse import parse_qs, urlsplit
 
 from tests.fakes.wire import Asked, Behaviour, Received, Refused, Turn, Wire, event
-from workers.adapter import FinishReason, Usage
+from workers.adapter import Adapter, FinishReason, Usage
 from workers.adapters.anthropic_messages import AnthropicMessages
 from workers.codes import Code
 
@@ -32,7 +32,7 @@ class AnthropicWire(Wire):
     """Its streams are messages of blocks; thinking has a block of its own, with a signature."""
 
     name = "anthropic_messages"
-    adapter = AnthropicMessages
+    adapter: ClassVar[type[Adapter]] = AnthropicMessages
     quirks: ClassVar[Mapping[str, Any]] = {"stop_max": 64, "models_complete": True}
     reasons: ClassVar[Mapping[str, FinishReason]] = {
         "end_turn": "stop",
@@ -186,18 +186,30 @@ class AnthropicWire(Wire):
         ends = {"first_id": page[0], "last_id": page[-1]} if page else {"first_id": None, "last_id": None}
         return json.dumps({"data": data, "has_more": start + size < len(names), **ends}).encode()
 
+    def check(self, received: Received) -> None:
+        """The version of the API must be named."""
+        assert received.headers["anthropic-version"] == VERSION
+
+    def model_of(self, received: Received) -> str:
+        """The model that was asked."""
+        return str(received.body["model"])
+
+    def key_of(self, received: Received) -> str | None:
+        """The key that came with it."""
+        return received.headers.get("x-api-key")
+
     def asked(self, received: Received) -> Asked:
         body = received.body
-        assert received.headers["anthropic-version"] == VERSION
+        self.check(received)
         assert body["messages"][0]["role"] == "user"
         return Asked(
-            model=body["model"],
+            model=self.model_of(received),
             system=body.get("system", ""),
             turns=tuple(Turn(item["role"], item["content"]) for item in body["messages"]),
             stops=tuple(body.get("stop_sequences", ())),
             max_tokens=body["max_tokens"],
             temperature=body.get("temperature"),
-            key=received.headers.get("x-api-key"),
+            key=self.key_of(received),
             streamed=self.streams(received),
         )
 

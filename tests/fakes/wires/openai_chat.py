@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from tests.fakes.wire import Asked, Behaviour, Received, Refused, Turn, Wire, event
-from workers.adapter import FinishReason, Usage
+from workers.adapter import Adapter, FinishReason, Usage
 from workers.adapters.openai_chat import OpenAIChat
 from workers.codes import Code
 
@@ -33,7 +33,7 @@ class OpenAIWire(Wire):
     """As OpenAI itself speaks it: streamed usage in an event of its own, `[DONE]` at the end."""
 
     name = "openai_chat"
-    adapter = OpenAIChat
+    adapter: ClassVar[type[Adapter]] = OpenAIChat
     quirks: ClassVar[Mapping[str, Any]] = {"stop_max": 4, "models_complete": True, "stream_usage": True}
     reasons: ClassVar[Mapping[str, FinishReason]] = {
         "stop": "stop",
@@ -45,7 +45,7 @@ class OpenAIWire(Wire):
     usual: ClassVar[Mapping[str, str]] = {}
     counts = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens")
     temperature_max = 2.0
-    sees_nothing = (
+    sees_nothing: ClassVar[Sequence[bytes]] = (
         *(b"null", b"[]", b"{}", b"{nonsense"),
         *(b'{"choices": []}', b'{"choices": [null]}', b'{"choices": [{"message": "Hi"}]}'),
     )

@@ -19,9 +19,12 @@ from tests.fakes.http_server import FakeServer
 from tests.fakes.wire import Behaviour
 from tests.fakes.wires.anthropic_messages import AnthropicWire, delta, named
 from workers.adapter import Adapter, AdapterError, Message, Text, Usage
-from workers.adapters.anthropic_messages import OPENING, USUAL, AnthropicMessages, build
+from workers.adapters.anthropic_messages import AnthropicMessages
 from workers.chat_body import Body
+from workers.claude_models import USUAL
 from workers.codes import Code
+from workers.messages_body import build
+from workers.prompt import OPENING
 from workers.quirks import Quirks
 
 CHECKOUT: Final = Path(__file__).parents[3]
@@ -356,3 +359,8 @@ def test_the_adapter_and_the_catalogue_know_each_other() -> None:
     assert PROVIDER.adapter == "anthropic_messages"
     assert QUIRKS.of("claude-sonnet-5-5").thinking_off == {"thinking": {"type": "between_tools"}}
     assert QUIRKS.of(PROVIDER.default_model or "").temperature_max == 1.0
+
+
+def test_what_claudes_models_differ_in_is_known_to_every_provider_of_this_wire() -> None:
+    """The provider's table says it once more; where they differ, one of the two is out of date."""
+    assert Quirks.parse("x", {"models_complete": True, "stop_max": QUIRKS.stop_max}, over=USUAL) == QUIRKS
