@@ -42,6 +42,8 @@ class Given:
     """Quantises the weights while they are loaded, where the environment has what that takes."""
     revision: str | None = None
     """A commit, a tag or a branch of a repository of the hub's."""
+    prefix_cache: bool | None = None
+    """Whether the beginning of a conversation is kept for its next turn."""
     transcript: bool | None = None
     """Plain text instead of the model's chat template."""
 
@@ -72,6 +74,7 @@ class Used:
     dtype: str
     quantization: str | None
     revision: str | None
+    prefix_cache: bool
     transcript: bool
 
     def will_do_for(self, given: Given) -> bool:
@@ -90,6 +93,7 @@ def fill(given: Given, model: FolderModel, machine: Machine) -> Used:
         dtype=given.dtype or machine.dtype,
         quantization=given.quantization,
         revision=given.revision,
+        prefix_cache=given.prefix_cache is not False,
         transcript=model.template is None if given.transcript is None else given.transcript,
     )
     half = dataclasses.replace(used, dtype="bfloat16")

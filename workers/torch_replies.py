@@ -192,6 +192,7 @@ def _batch_config(used: Used, pages: int) -> Any:
         num_blocks=pages * used.slots,
         max_batch_tokens=STEP.get(used.device, GPU_STEP),
         max_requests_per_batch=used.slots,
+        allow_block_sharing=used.prefix_cache,
         safety_margin=0.0,  # each place has pages for a whole context
         use_cuda_graph=False,  # a graph cannot ask what to choose
         use_async_batching=False,

@@ -36,12 +36,16 @@ def machine(free_gib: float, **fields: Any) -> Machine:
 
 
 def test_a_model_gets_what_suits_it_and_the_machine() -> None:
-    assert fill(Given(), MODEL, MACHINE) == Used(8192, 2, 4, "cpu", "float32", None, None, transcript=False)
+    assert fill(Given(), MODEL, MACHINE) == Used(
+        8192, 2, 4, "cpu", "float32", None, None, prefix_cache=True, transcript=False
+    )
 
 
 def test_what_is_given_wins() -> None:
-    given = Given(context_length=512, slots=4, threads=1, dtype="float16", revision="v1", transcript=True)
-    assert fill(given, MODEL, MACHINE) == Used(512, 4, 1, "cpu", "float16", None, "v1", transcript=True)
+    given = Given(*(512, 4, 1, None, "float16", None, "v1"), prefix_cache=False, transcript=True)
+    assert fill(given, MODEL, MACHINE) == Used(
+        512, 4, 1, "cpu", "float16", None, "v1", prefix_cache=False, transcript=True
+    )
 
 
 def test_a_context_is_not_longer_than_the_model_was_trained_for() -> None:
