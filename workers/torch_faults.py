@@ -11,7 +11,7 @@ from workers.codes import Code
 from workers.hf_library import torch
 from workers.refusals import redacted
 
-__all__ = ["ERRORS", "TRUST", "failed", "not_loaded"]
+__all__ = ["ERRORS", "TRUST", "failed", "is_no_memory", "not_loaded"]
 
 TRUST: Final = "trust_remote_code"
 """The quirk with which an operator lets a model's own code run; the library's errors speak of it too."""
@@ -26,7 +26,7 @@ _NO_MEMORY: Final = ("out of memory", "can't allocate memory", "cannot allocate 
 
 def not_loaded(error: Exception, name: str, architecture: str, remedy: str) -> AdapterError:
     """The error for what kept a model from being loaded; `remedy` is the next smaller setting."""
-    if _is_no_memory(error):
+    if is_no_memory(error):
         return AdapterError(
             Code.OUT_OF_MEMORY, f"The memory ran out while {name!r} was loaded: try {remedy}."
         )
@@ -49,7 +49,7 @@ def not_loaded(error: Exception, name: str, architecture: str, remedy: str) -> A
 
 def failed(error: Exception) -> AdapterError:
     """The error for what ended a reply; the model is loaded anew for the next one."""
-    if _is_no_memory(error):
+    if is_no_memory(error):
         return AdapterError(
             Code.OUT_OF_MEMORY,
             "The engine ran out of memory: load with a smaller options.context_length, or fewer slots.",
@@ -60,7 +60,8 @@ def failed(error: Exception) -> AdapterError:
     )
 
 
-def _is_no_memory(error: BaseException) -> bool:
+def is_no_memory(error: BaseException) -> bool:
+    """Whether the memory ran out, of the machine or of a GPU."""
     if isinstance(error, AdapterError):
         return error.code is Code.OUT_OF_MEMORY
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):

@@ -13,29 +13,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol
 
 from workers.adapter import AdapterError
+from workers.codes import Code
 from workers.engine_thread import Pieces, Take
 from workers.hf_library import continuous_batching_config, output_router, torch, transformers
 from workers.token_choice import LIKELIEST
 from workers.token_job import Job
 from workers.torch_choice import Tensor, chosen, only
-from workers.torch_faults import ERRORS, failed
+from workers.torch_faults import ERRORS, failed, is_no_memory
 from workers.torch_options import CPU, Used
 
-__all__ = ["Batch", "OneByOne", "Runner", "batches"]
+__all__ = ["Batch", "OneByOne", "Runner", "runner_of"]
 
 PAGE: Final = 32
 """Tokens that the batch keeps together, and that a later reply with the same beginning can take over."""
 STEP: Final = {CPU: 128}
 """Tokens of prompts that are computed at once, by device: an interrupt waits for as many."""
 GPU_STEP: Final = 512
-WARM_UP_S: Final = 120.0
+WARM_UP_S: Final = 600.0
+"""For one token: a large model that is read from a slow disk again and again."""
 STOP_S: Final = 10.0
 """For the batch's thread to end, which looks at it after every step."""
+_LOG = logging.getLogger(__name__)
 _PAGED: Final = frozenset(("full_attention", "sliding_attention"))
 """The kinds of layers that the batch keeps contexts for."""
 
@@ -56,8 +60,43 @@ class Runner(Protocol):
             AdapterError: the engine failed.
         """
 
+    def warm_up(self, prompt: Sequence[int]) -> None:
+        """One token: touches all weights. Blocks.
+
+        Raises:
+            AdapterError: it says none.
+        """
+
     def stop(self) -> None:
         """Ends its threads; no reply may be open. Blocks."""
+
+
+def runner_of(model: Any, used: Used, prompt: Sequence[int]) -> Runner:
+    """The way that suits a model, which has said its first token after that prompt. Blocks.
+
+    Raises:
+        AdapterError: it says none.
+        one of ERRORS.
+    """
+    if _batches(model):
+        attention = model.config._attn_implementation
+        try:
+            return _warm(Batch(model, used), prompt)
+        except (*ERRORS, AdapterError) as exc:
+            if is_no_memory(exc):
+                raise
+            _LOG.warning("%s is not served in a batch: %s", type(model).__name__, exc)
+            model.set_attn_implementation(attention)  # the batch may have changed it
+    return _warm(OneByOne(model), prompt)
+
+
+def _warm(runner: Runner, prompt: Sequence[int]) -> Runner:
+    try:
+        runner.warm_up(prompt)
+    except BaseException:  # whatever it is, no thread stays
+        runner.stop()
+        raise
+    return runner
 
 
 # ---- the continuous batch
@@ -165,8 +204,12 @@ class Batch:
             let_go()
 
     def warm_up(self, prompt: Sequence[int]) -> None:
-        """One token: touches all weights. Blocks."""
-        asyncio.run(asyncio.wait_for(self._warm_up(prompt), WARM_UP_S))
+        """As Runner says."""
+        try:
+            asyncio.run(asyncio.wait_for(self._warm_up(prompt), WARM_UP_S))
+        except asyncio.TimeoutError as exc:
+            sentence = f"The engine said nothing within {WARM_UP_S:.0f} s: take a smaller model."
+            raise AdapterError(Code.TIMEOUT, sentence) from exc
 
     async def _warm_up(self, prompt: Sequence[int]) -> None:
         job = Job(prompt, limit=1, ends=frozenset(), choice=LIKELIEST)
@@ -201,11 +244,11 @@ def _batch_config(used: Used, pages: int) -> Any:
     )
 
 
-def batches(model: Any) -> bool:
+def _batches(model: Any) -> bool:
     """Whether the batch says that it can hold a model of that kind."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ("full_attention",))
-    whole = not (getattr(model, "_is_stateful", False) or config.is_encoder_decoder)
+    whole = not (getattr(model, "_is_stateful", False) or getattr(config, "is_encoder_decoder", False))
     return whole and kinds <= _PAGED and bool(getattr(model, "_supports_attention_backend", False))
 
 
@@ -262,10 +305,14 @@ class OneByOne:
                 yield tokens
 
     def warm_up(self, prompt: Sequence[int]) -> None:
-        """One token. Blocks."""
-        asyncio.run(self._warm_up(prompt))
+        """As Runner says."""
+        try:
+            asyncio.run(self._warm_up(prompt))
+        except ERRORS as exc:
+            raise failed(exc) from exc
 
     async def _warm_up(self, prompt: Sequence[int]) -> None:
+        """In a loop, where jobs are made."""
         self._run(Job(prompt, limit=1, ends=frozenset(), choice=LIKELIEST), lambda tokens: False)
 
     def _run(self, job: Job, take: Take[Sequence[int]]) -> None:

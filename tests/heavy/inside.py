@@ -35,8 +35,10 @@ from workers.adapters import transformers_local
 from workers.adapters.transformers_local import Transformers
 from workers.codes import Code
 from workers.hf_library import torch, transformers
-from workers.token_choice import Choice, choice_of
+from workers.token_choice import LIKELIEST, Choice, choice_of
+from workers.token_job import Job
 from workers.torch_choice import chosen
+from workers.torch_options import Used
 
 CYCLES: Final = 40
 WARM_CYCLES: Final = 10
@@ -46,6 +48,8 @@ GROWTH_MAX_BYTES: Final = 24 << 20
 DRAWS: Final = 3_000
 NEAR: Final = 0.04
 """How far the share of a token among so many draws may be from its chance: more than four deviations."""
+NO_BATCH: Final = ("gpt_neox", "bloom")
+USED: Final = Used(512, 2, 1, "cpu", "float32", None, None, prefix_cache=False, transcript=False)
 OPTIONS: Final = {"threads": 1, "context_length": 512, "device": "cpu"}
 
 
@@ -145,6 +149,57 @@ def cycles(models: Path) -> None:
     assert growth < GROWTH_MAX_BYTES, growth
 
 
+def kinds(models: Path) -> None:
+    """The batch says the same as `generate`, for models of many kinds; what it cannot hold is not in it."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    for name, config in _configs().items():
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        for weights in model.parameters():
+            if weights.dim() > 1:
+                torch.nn.init.normal_(weights, std=0.25)
+        model = model.eval()
+        model.generation_config = transformers.GenerationConfig()
+        runner = torch_replies.runner_of(model, USED, [5, 6])
+        said = asyncio.run(_tokens(runner))
+        runner.stop()
+        alone = torch_replies.OneByOne(model)
+        assert said == asyncio.run(_tokens(alone)), name
+        alone.stop()
+        assert runner.places == (1 if name in NO_BATCH else USED.slots), name
+
+
+async def _tokens(runner: Any) -> list[int]:
+    prompt = [5 + (7 * i * i + 3 * i) % 250 for i in range(40)]
+    job = Job(prompt, limit=24, ends=frozenset(), choice=LIKELIEST)
+    return [token async for tokens in runner.answer(job, lambda: None) for token in tokens]
+
+
+def _configs() -> dict[str, Any]:
+    small = {
+        "vocab_size": 260,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+    }
+    grouped = {**small, "num_key_value_heads": 2}
+    sliding = {**grouped, "head_dim": 16, "sliding_window": 8}
+    old = {"vocab_size": 260, "n_embd": 64, "n_layer": 2, "n_head": 4}
+    return {
+        "llama": transformers.LlamaConfig(**grouped),
+        "qwen3": transformers.Qwen3Config(**grouped, head_dim=16),
+        "mistral": transformers.MistralConfig(**grouped, sliding_window=8),
+        "gemma2": transformers.Gemma2Config(**sliding),
+        "gemma3": transformers.Gemma3TextConfig(**sliding),
+        "mixtral": transformers.MixtralConfig(**grouped, num_local_experts=4),
+        "gpt2": transformers.GPT2Config(**old, n_positions=512),
+        "gpt_neox": transformers.GPTNeoXConfig(**small),
+        "bloom": transformers.BloomConfig(vocab_size=260, hidden_size=64, n_layer=2, n_head=4),
+    }
+
+
 def choices(models: Path) -> None:
     """What may be chosen is what the library's own warpers leave, and how often is as the chances are."""
     torch.manual_seed(0)
@@ -185,4 +240,5 @@ def _check_penalties(scores: Any) -> None:
 
 
 if __name__ == "__main__":
-    {"memory": memory, "fault": fault, "cycles": cycles, "choices": choices}[sys.argv[1]](Path(sys.argv[2]))
+    CASES = {"memory": memory, "fault": fault, "cycles": cycles, "kinds": kinds, "choices": choices}
+    CASES[sys.argv[1]](Path(sys.argv[2]))

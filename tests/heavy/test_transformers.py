@@ -23,6 +23,7 @@ import pytest
 from supervisor.environments import Environment
 from tests.e2e.client import Client, Reply, connect
 from tests.e2e.module import Installation, Module
+from tests.fakes.hub_server import COMMIT, hub_server
 from tests.tiny_model import Shape
 from tests.tiny_safetensors import make_speaker, make_tiny_mamba, make_tiny_safetensors
 from tests.wheelhouse import CHECKOUT, wait_until
@@ -205,6 +206,26 @@ async def test_a_model_that_cannot_fit_says_what_would(module: Module, tmp_path:
         assert done["error_name"] == "OUT_OF_MEMORY"
         assert "try options.context_length of" in done["message"]
         await loaded(client, str(tmp_path / "vast"))
+
+
+async def test_a_model_comes_from_the_hub_where_the_operator_allows_it(
+    place: Installation, models: Path, tmp_path: Path
+) -> None:
+    files = {path.name: path.read_bytes() for path in (models / "other").iterdir()}
+    local = place.home / "venvs.local.toml"
+    with hub_server({**files, "code.py": b"raise SystemExit"}) as hub:
+        quirks = f'download = true\nhub = "{hub.endpoint}"\n'
+        local.write_text(f"[provider.transformers.quirks]\n{quirks}", encoding="utf-8")
+        with Module(place, variables={"HF_HUB_CACHE": str(tmp_path / "hub")}) as running:
+            async with connect(running) as client:
+                await loaded(client, "org/repo")
+                assert (await say(client, **SAME_WORDS)).code == "SUCCESS"
+    with Module(place, variables={"HF_HUB_CACHE": str(tmp_path / "hub")}) as running:
+        async with connect(running) as client:  # the hub has gone, and what it gave is here
+            await loaded(client, "org/repo", revision=COMMIT)
+            assert (await say(client, **SAME_WORDS)).code == "SUCCESS"
+    local.unlink()
+    assert not [asked for asked in hub.asked if "code.py" in asked[1]], "nothing that runs was fetched"
 
 
 # ---- replies
@@ -416,7 +437,7 @@ async def test_a_load_without_the_environment_names_the_command(place: Installat
 # ---- from inside
 
 
-@pytest.mark.parametrize("case", ["memory", "fault", "cycles", "choices"])
+@pytest.mark.parametrize("case", ["memory", "fault", "cycles", "kinds", "choices"])
 def test_from_inside(transformers: Environment, models: Path, case: str) -> None:
     argv = [
         str(transformers.python),

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,13 +47,12 @@ from workers.token_reply import TokenReply
 from workers.torch_faults import ERRORS, TRUST, not_loaded
 from workers.torch_loading import Plan, Wanted, clear, load_model, load_tokenizer, plan_of
 from workers.torch_options import Given, smaller
-from workers.torch_replies import Batch, OneByOne, Runner, batches
+from workers.torch_replies import runner_of
 
 __all__ = ["ADAPTER", "Transformers"]
 
 _EXTRA: Final = ("ignore_eos", TEMPLATE_WORDS)
 """What a client may add."""
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ class Engine:
         self._tokenizer = tokenizer
         self._ends = frozenset((*plan.found.eos_ids, tokenizer.eos_token_id)) - {None}
         self._manner = _manner(plan)
-        self.runner = self._started()
+        self.runner = runner_of(model, plan.used, self._first_words())
 
     @property
     def places(self) -> int:
@@ -112,6 +110,10 @@ class Engine:
         """
         prompt = prompt_of(request, self._manner)
         tokens = self._encode(prompt)
+        if not tokens:
+            raise AdapterError(
+                Code.INVALID_PROMPT, "The model's chat template makes nothing of these messages."
+            )
         room = self._used.context_length - len(tokens)
         if room <= 0:
             raise AdapterError(
@@ -126,24 +128,6 @@ class Engine:
     def _encode(self, prompt: Prompt) -> list[int]:
         """A chat template writes the signs that a text begins with; in a transcript there are none."""
         return list(self._tokenizer.encode(prompt.text, add_special_tokens=prompt.plain))
-
-    def _started(self) -> Runner:
-        """The way to make replies with this model, after its first token."""
-        prompt = self._first_words()
-        if batches(self._model):
-            batch = Batch(self._model, self._used)
-            try:
-                batch.warm_up(prompt)
-            except AdapterError as exc:
-                batch.stop()
-                if exc.code is Code.OUT_OF_MEMORY:
-                    raise
-                _LOG.warning("%s is not served in a batch: %s", type(self._model).__name__, exc.message)
-            else:
-                return batch
-        one = OneByOne(self._model)
-        one.warm_up(prompt)
-        return one
 
     def _first_words(self) -> list[int]:
         """What the model reads first; it is not nothing, whatever its tokenizer makes of it."""
