@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
 def _converse(
     flags: argparse.Namespace, settings: Settings, model: str | None, *module_flags: str
 ) -> str | None:
-    """A conversation; or, where there is no model to have it with, one that the person wants fetched first."""
+    """A conversation; or, where there is no model to have it with, the one that the person wants fetched."""
     with contextlib.ExitStack() as stack:
         url = flags.url or stack.enter_context(own_module(settings.home.root, *module_flags))
         connection = connected(url, settings.access.token)

@@ -83,8 +83,7 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     warnings: list[Warn] = []
     body: dict[str, Any] = {"model": request.model} if request.model else {}
     body["messages"] = spoken(request.messages, quirks, thinks=thinks)
-    at_rest = request.reasoning_effort == NO_EFFORT and (not quirks.efforts or NO_EFFORT in quirks.efforts)
-    headroom = quirks.reasoning_headroom if thinks and not at_rest else 0
+    headroom = _headroom(request, quirks, thinks=thinks)
     tokens_field = quirks.max_tokens_field
     if tokens_field in refused:
         tokens_field = RENAMED.get(tokens_field, tokens_field)
@@ -103,6 +102,23 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
             body["stream_options"] = {"include_usage": True}
     body.update({**quirks.extra_body, **request.extra})
     return Body(body, tuple(warnings), streamed)
+
+
+def _headroom(request: Request, quirks: Quirks, *, thinks: bool) -> int:
+    """Tokens for thinking, where a model does it."""
+    asked = asks_to_think(request)
+    at_rest = request.reasoning_effort == NO_EFFORT and (not quirks.efforts or NO_EFFORT in quirks.efforts)
+    told_not_to = (
+        not asked and matches(quirks.thinking_off_models, request.model) and _is_off(quirks.thinking_off)
+    )
+    return quirks.reasoning_headroom if (thinks or asked) and not at_rest and not told_not_to else 0
+
+
+def _is_off(thinking: object) -> bool:
+    """Whether it means no thinking at all; the least that some models can do is a little."""
+    if isinstance(thinking, Mapping):
+        return any(_is_off(value) for value in thinking.values())
+    return thinking is False or thinking in (NO_EFFORT, "disabled")
 
 
 def spoken(messages: tuple[Message, ...], quirks: Quirks, *, thinks: bool = False) -> list[dict[str, str]]:
