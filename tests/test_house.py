@@ -37,6 +37,7 @@ OWNERS: Final = {
     "google": {"workers/google_login.py"},
     "yarl": {"workers/upstream.py"},
     "truststore": {"workers/upstream.py"},
+    "jinja2": {"workers/chat_template.py"},
     "botocore": {"workers/amazon.py"},
     "psutil": {"supervisor/spawn.py"},
     "websockets": {
