@@ -108,7 +108,8 @@ def _offered(provider: str, settings: Settings) -> str | None:
     if not suggested or not sys.stdin.isatty() or not sys.stdout.isatty():
         return None
     model, what = next(iter(suggested.items()))
-    answer = input(f"There is no model here yet. Fetch {model} ({what}) from the Hugging Face hub? [y/N] ")
+    print(f"There is no model here yet. The Hugging Face hub has {model} ({what}).")
+    answer = input("Fetch it? [y/N] ")
     return model if answer.strip().lower() in ("y", "yes") else None
 
 
