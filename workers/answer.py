@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from workers.adapter import AdapterError, Event, Finish, FinishReason, Text, Usage, Warn
 from workers.codes import Code
-from workers.refusals import Who, parse_fields, refusal
+from workers.error_fields import parse_fields
+from workers.refusals import Who, refusal
 
 __all__ = ["Answer", "count"]
 

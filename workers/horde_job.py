@@ -13,8 +13,9 @@ from workers.adapter import AdapterError, Alive, Event, Request, Warn
 from workers.answer import Answer
 from workers.chat_body import NO_EFFORT, Body, omitted, sampling, stops_sent
 from workers.codes import Code
+from workers.error_fields import parse_fields
 from workers.quirks import Quirks, matches
-from workers.refusals import Who, parse_fields, refusal
+from workers.refusals import Who, refusal
 from workers.transcript import OneTurn, transcript
 
 __all__ = ["LOOK_EVERY_S", "HordeReply", "build"]

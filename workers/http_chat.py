@@ -36,7 +36,8 @@ from workers.answer import Answer
 from workers.chat_body import Body
 from workers.codes import Code
 from workers.quirks import DROPPABLE, RENAMED, Quirks
-from workers.refusals import Refusal, Who, redacted
+from workers.redaction import redacted
+from workers.refusals import Refusal, Who
 from workers.sse import Event as Piece
 from workers.sse import EventTooLong, SSEDecoder
 from workers.upstream import Reply, Upstream

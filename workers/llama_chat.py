@@ -18,7 +18,8 @@ from workers.chat_body import NO_EFFORT, Body, build
 from workers.chat_reply import ChatReply
 from workers.codes import Code
 from workers.quirks import Quirks
-from workers.refusals import Who, redacted
+from workers.redaction import redacted
+from workers.refusals import Who
 from workers.transcript import transcript
 
 __all__ = ["TRANSCRIPT_TEMPLATE", "Manner", "body_of", "events_of", "refused"]

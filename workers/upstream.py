@@ -30,8 +30,10 @@ from yarl import URL
 
 from workers.adapter import AdapterError
 from workers.codes import Code
+from workers.error_fields import parse_fields, retry_after_ms
 from workers.faults import Fault, unsent
-from workers.refusals import Who, parse_fields, redacted, redirected, refusal, retry_after_ms
+from workers.redaction import redacted
+from workers.refusals import Who, redirected, refusal
 from workers.retries import retry_pause_s
 from workers.routes import address_of, proxy_for
 

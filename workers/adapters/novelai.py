@@ -22,7 +22,8 @@ from workers.chat_reply import ChatReply
 from workers.codes import Code
 from workers.http_chat import HttpChat
 from workers.quirks import Quirks
-from workers.refusals import Refusal, Who, redacted
+from workers.redaction import redacted
+from workers.refusals import Refusal, Who
 from workers.turns import turn_of
 from workers.upstream import Upstream
 
