@@ -35,12 +35,13 @@ from workers.adapter import (
 from workers.answer import Answer
 from workers.chat_body import Body
 from workers.codes import Code
+from workers.http_reply import Reply
 from workers.quirks import DROPPABLE, RENAMED, Quirks
 from workers.redaction import redacted
 from workers.refusals import Refusal, Who
 from workers.sse import Event as Piece
 from workers.sse import EventTooLong, SSEDecoder
-from workers.upstream import Reply, Upstream
+from workers.upstream import Upstream
 
 __all__ = ["Decoder", "HttpChat", "model_names"]
 
