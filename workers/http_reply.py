@@ -41,7 +41,7 @@ class Reply:
 
     def __init__(self, response: aiohttp.ClientResponse, who: Who, retries: int) -> None:
         self._response = response
-        self._who = who
+        self.who = who
         self.retries = retries
         self.content_type = response.content_type if "Content-Type" in response.headers else ""
         self._timer: asyncio.TimerHandle | None = None
@@ -56,9 +56,7 @@ class Reply:
         while data := await self._some():
             total += len(data)
             if total > STREAM_MAX_BYTES:
-                raise AdapterError(
-                    Code.UPSTREAM_PROTOCOL, f"{self._who.name} sent a stream that does not end"
-                )
+                raise AdapterError(Code.UPSTREAM_PROTOCOL, f"{self.who.name} sent a stream that does not end")
             yield data
 
     async def read(self) -> bytes:
@@ -72,7 +70,7 @@ class Reply:
             if len(body) + len(data) > WHOLE_BODY_MAX_BYTES:
                 raise AdapterError(
                     Code.UPSTREAM_PROTOCOL,
-                    f"{self._who.name} sent an answer of more than {WHOLE_BODY_MAX_BYTES >> 20} MiB",
+                    f"{self.who.name} sent an answer of more than {WHOLE_BODY_MAX_BYTES >> 20} MiB",
                 )
             body += data
         return bytes(body)
@@ -82,7 +80,7 @@ class Reply:
         try:
             return await self._response.content.readany()
         except READ_ERRORS as exc:
-            raise _cut(self._who.name, exc) from exc
+            raise _cut(self.who.name, exc) from exc
 
     def end_within(self, seconds: float) -> None:
         """Closes the connection if the body has not ended by then; reading it raises TRUNCATED.

@@ -7,11 +7,13 @@ import socket
 
 import pytest
 
+from tests.fakes.wire import CANARY
 from workers.adapter import AdapterError
 from workers.refusals import Who
 from workers.upstream import Upstream
 
-CANARY = "sk-CANARY-7f3a9c51d2e84b60-Zq"
+__all__ = ["CANARY", "failure", "forget_proxies", "free_port", "later", "opened"]
+
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 

@@ -205,3 +205,9 @@ def test_what_a_provider_always_wants_is_sent_and_a_client_may_change_it() -> No
     quirks = Quirks(extra_body={"safe": False, "tier": "fast"})
     fields = body(quirks, extra={"safe": True}).fields
     assert (fields["safe"], fields["tier"]) == (True, "fast")
+
+
+def test_a_temperature_that_is_too_low_is_lifted_and_told() -> None:
+    made = body(Quirks(temperature_min=0.01), temperature=0.0)
+    assert made.fields["temperature"] == 0.01
+    assert [warning.name for warning in made.warnings] == ["PARAMETER_CHANGED"]

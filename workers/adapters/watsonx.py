@@ -27,7 +27,8 @@ from workers.chat_body import Body, build
 from workers.chat_reply import ChatReply
 from workers.codes import Code
 from workers.error_fields import ErrorFields
-from workers.http_chat import HttpChat, model_names
+from workers.http_chat import HttpChat
+from workers.model_lists import model_names
 from workers.quirks import Quirks
 from workers.refusals import Refusal, Who, refusal
 from workers.routes import is_loopback
