@@ -1,4 +1,4 @@
-"""Lists of models in all their usual shapes: the names in one, and whether one that is meant is there. Pure."""
+"""Lists of models in all their usual shapes: the names in one, and whether one that is meant is there."""
 
 from __future__ import annotations
 
