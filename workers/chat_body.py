@@ -20,6 +20,7 @@ __all__ = [
     "NO_EFFORT",
     "Body",
     "asks_to_think",
+    "bounded",
     "build",
     "changed",
     "no_stop_ids",
@@ -28,6 +29,7 @@ __all__ = [
     "schema_of",
     "spoken",
     "stops_sent",
+    "without_options",
 ]
 
 _WHOLE: Final = ("top_k", "seed")
@@ -255,6 +257,25 @@ def _streams(request: Request, quirks: Quirks, stops: list[str], body: Mapping[s
     if quirks.json_unstreamed and "response_format" in body:
         return False
     return request.stream or len(stops) < len(set(request.stop))
+
+
+def bounded(name: str, value: float, limits: tuple[float, float], warnings: list[Warn]) -> float:
+    """`value` within limits, which is told where it is another one then."""
+    least, most = limits
+    kept = min(max(value, least), most)
+    if kept != value:
+        warnings.append(changed(name, value, kept))
+    return kept
+
+
+def without_options(request: Request) -> list[Warn]:
+    """The warnings of a wire that goes on with a text, and has no formats and no efforts."""
+    warnings = []
+    if request.response_format is not None and request.response_format.get("type") != "text":
+        warnings.append(omitted("response_format"))
+    if request.reasoning_effort not in (None, NO_EFFORT):
+        warnings.append(omitted("reasoning_effort"))
+    return warnings
 
 
 def changed(name: str, value: float, kept: float) -> Warn:

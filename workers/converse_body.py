@@ -11,9 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from workers.adapter import AdapterError, Request, Warn
-from workers.chat_body import NO_EFFORT, Body, asks_to_think, omitted, sampling, stops_sent
-from workers.codes import Code
+from workers.adapter import Request, Warn
+from workers.chat_body import NO_EFFORT, Body, asks_to_think, no_stop_ids, omitted, sampling, stops_sent
 from workers.prompt import alternating
 from workers.quirks import Quirks, matches
 
@@ -33,9 +32,7 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
         AdapterError: UNSUPPORTED or INVALID_PROMPT, the request holds what this wire cannot carry.
     """
     if request.stop_ids:
-        raise AdapterError(
-            Code.UNSUPPORTED, "this provider takes no token ids in stop_tokens: send strings instead"
-        )
+        raise no_stop_ids()
     warnings: list[Warn] = []
     thinks = matches(quirks.reasoning_models, request.model) or _will_think(request, quirks)
     left_out = {*quirks.unsupported, *refused, *(quirks.reasoning_unsupported if thinks else ())}

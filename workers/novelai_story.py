@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from workers.adapter import AdapterError, Alive, Event, Request, Warn
 from workers.answer import Answer
-from workers.chat_body import NO_EFFORT, Body, omitted, sampling
+from workers.chat_body import Body, sampling, without_options
 from workers.codes import Code
 from workers.quirks import Quirks, matches
 from workers.refusals import Who
@@ -129,10 +129,7 @@ def build(request: Request, quirks: Quirks, tier: str, *, refused: Collection[st
         parameters["order"] = [*model.order, *more]
     if request.stop_ids:
         parameters["stop_sequences"] = [[token] for token in request.stop_ids]
-    if request.response_format is not None and request.response_format.get("type") != "text":
-        warnings.append(omitted("response_format"))
-    if request.reasoning_effort not in (None, NO_EFFORT):
-        warnings.append(omitted("reasoning_effort"))
+    warnings += without_options(request)
     extra = dict(request.extra)
     wanted = extra.pop("parameters", {})
     parameters.update(wanted if isinstance(wanted, Mapping) else {})
