@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from workers.adapter import AdapterError, Alive, Event, Request, Warn
 from workers.answer import Answer
-from workers.chat_body import Body, bounded, no_stop_ids, sampling, stops_sent, without_options
 from workers.codes import Code
 from workers.error_fields import parse_fields
+from workers.parameters import Body, bounded, no_stop_ids, sampling, stops_sent, without_options
 from workers.quirks import Quirks, matches
 from workers.refusals import Who, refusal
 from workers.transcript import OneTurn, transcript

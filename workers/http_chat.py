@@ -17,11 +17,11 @@ from typing import ClassVar
 
 from workers.adapter import AdapterError, Begun, Binding, Event, ProviderSpec, Request
 from workers.answer import Answer
-from workers.chat_body import Body
 from workers.codes import Code
 from workers.http_adapter import HttpAdapter
 from workers.http_reply import Reply
 from workers.lessons import Lessons, named_parameters, teaches
+from workers.parameters import Body
 from workers.quirks import Quirks
 from workers.reading import Decoder, events_of
 from workers.refusals import Refusal, Who

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from workers.adapter import AdapterError, Alive, Event, Request, Usage, Warn
 from workers.answer import Answer, count
-from workers.chat_body import Body, no_stop_ids, sampling, stops_sent, without_options
 from workers.codes import Code
+from workers.parameters import Body, no_stop_ids, sampling, stops_sent, without_options
 from workers.prompt import plain_roles, prefixed
 from workers.quirks import Quirks, matches
 from workers.refusals import Who

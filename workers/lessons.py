@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from workers.chat_body import Body
 from workers.codes import Code
+from workers.parameters import Body
 from workers.quirks import DROPPABLE, RENAMED
 from workers.refusals import Refusal
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from workers.adapter import AdapterError, Message, Request, Warn
-from workers.chat_body import Body, asks_to_think, changed, no_stop_ids, omitted, sampling, stops_sent
 from workers.codes import Code
+from workers.parameters import Body, asks_to_think, changed, no_stop_ids, omitted, sampling, stops_sent
 from workers.prompt import plain_roles, prefixed
 from workers.quirks import DROPPABLE, Quirks, matches
 from workers.transcript import transcript

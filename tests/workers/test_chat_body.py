@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from workers.adapter import AdapterError, Message, Request, Warn
-from workers.chat_body import Body, bounded, build, without_options
+from workers.adapter import AdapterError, Message, Request
+from workers.chat_body import build
 from workers.codes import Code
+from workers.parameters import Body
 from workers.quirks import Quirks
 
 
@@ -211,36 +212,3 @@ def test_a_temperature_that_is_too_low_is_lifted_and_told() -> None:
     made = body(Quirks(temperature_min=0.01), temperature=0.0)
     assert made.fields["temperature"] == 0.01
     assert [warning.name for warning in made.warnings] == ["PARAMETER_CHANGED"]
-
-
-@pytest.mark.parametrize(
-    ("value", "kept", "told"),
-    [
-        (0.5, 0.5, []),
-        (3.0, 1.0, [Warn("PARAMETER_CHANGED", "top_p 3 was sent as 1")]),
-        (-1, 0.0, [Warn("PARAMETER_CHANGED", "top_p -1 was sent as 0")]),
-    ],
-)
-def test_what_lies_outside_of_limits_is_moved_into_them_and_told(
-    value: float, kept: float, told: list[Warn]
-) -> None:
-    warnings: list[Warn] = []
-    assert (bounded("top_p", value, (0.0, 1.0), warnings), warnings) == (kept, told)
-
-
-@pytest.mark.parametrize(
-    ("asked", "left_out"),
-    [
-        ({}, []),
-        ({"response_format": {"type": "text"}, "reasoning_effort": "none"}, []),
-        (
-            {"response_format": {"type": "json_object"}, "reasoning_effort": "low"},
-            ["response_format", "reasoning_effort"],
-        ),
-    ],
-)
-def test_what_a_model_that_goes_on_with_a_text_does_not_have_is_told(
-    asked: dict[str, Any], left_out: list[str]
-) -> None:
-    wanted = Request(id=1, messages=(), model="m", stream=True, timeout_s=60.0, **asked)
-    assert [warning.message.split()[0] for warning in without_options(wanted)] == left_out

@@ -15,9 +15,9 @@ from tests.fakes.http_server import Exchange
 from tests.fakes.lines import NDJSON, Lines, LinesReply
 from tests.fakes.openai_server import Behaviour, OpenAIServer
 from workers.adapter import AdapterError, Request
-from workers.chat_body import Body
 from workers.codes import Code
 from workers.http_chat import HttpChat
+from workers.parameters import Body
 from workers.quirks import Quirks
 from workers.refusals import Who
 

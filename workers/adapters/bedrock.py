@@ -14,10 +14,10 @@ from urllib.parse import quote
 from workers.adapter import AdapterError, Alive, Event, FinishReason, Reasoning, Request, Usage
 from workers.amazon import FRAMES_TYPE, Frames, Identity, control_plane, region_of
 from workers.answer import Answer, count, whole_input
-from workers.chat_body import Body
 from workers.codes import Code
 from workers.converse_body import build
 from workers.http_chat import HttpChat
+from workers.parameters import Body
 from workers.quirks import Quirks
 from workers.refusals import Refusal, Who
 from workers.upstream import Upstream

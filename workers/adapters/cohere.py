@@ -12,19 +12,21 @@ from urllib.parse import quote
 
 from workers.adapter import Alive, Event, FinishReason, Message, Reasoning, Request, Usage, Warn
 from workers.answer import Answer, count
-from workers.chat_body import (
+from workers.codes import Code
+from workers.http_chat import HttpChat
+from workers.parameters import (
     NO_EFFORT,
     Body,
     asks_to_think,
     bounded,
+    is_streamed,
     no_stop_ids,
+    not_taken,
     omitted,
     sampling,
     schema_of,
     stops_sent,
 )
-from workers.codes import Code
-from workers.http_chat import HttpChat
 from workers.prompt import OPENING, spoken
 from workers.quirks import Quirks, matches
 from workers.refusals import Who
@@ -91,7 +93,7 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
         raise no_stop_ids()
     warnings: list[Warn] = []
     thinks = _thinks(request, quirks)
-    left_out = {*quirks.unsupported, *refused, *(quirks.reasoning_unsupported if thinks else ())}
+    left_out = not_taken(quirks, refused, thinks=thinks)
     body: dict[str, Any] = {
         "model": request.model,
         "messages": _messages(request.messages),
@@ -103,7 +105,7 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
         body["stop_sequences"] = stops
     _add_thinking(body, request, quirks, warnings)
     _add_format(body, request.response_format)
-    body["stream"] = streamed = request.stream or len(stops) < len(set(request.stop))
+    body["stream"] = streamed = is_streamed(request, stops)
     body.update(request.extra)
     return Body(body, tuple(warnings), streamed)
 

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from workers.adapter import AdapterError, Event, Message, Request, Warn
 from workers.answer import Answer
-from workers.chat_body import Body, no_stop_ids, omitted, sampling
 from workers.codes import Code
 from workers.http_chat import HttpChat
+from workers.parameters import Body, no_stop_ids, omitted, sampling
 from workers.prompt import alternating
 from workers.quirks import DROPPABLE, Quirks
 from workers.refusals import Who
