@@ -287,6 +287,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         settings = load_settings(argv, os.environ, CHECKOUT)
         catalog = load_catalog(CHECKOUT / "venvs.toml", settings.home.local_catalog)
+        catalog = catalog.fetching() if settings.allow_download else catalog
     except SettingsError as exc:
         _say(str(exc))
         return EXIT_SETTINGS

@@ -24,7 +24,8 @@ from typing import Any, Final
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from supervisor.config import load_settings
+from supervisor.catalog import load_catalog
+from supervisor.config import Settings, load_settings
 from supervisor.errors import SettingsError
 from supervisor.own_module import EXIT_GONE, EXIT_SETTINGS, NoModuleError, connected, own_module
 from supervisor.terminal import StatusLine
@@ -49,6 +50,8 @@ OUTPUT_TOKENS: Final = 1_000
 """A person reads along, and can interrupt; the protocol's 200 are meant for a voice."""
 
 PROMPT: Final = "you> "
+NO_MODELS: Final = "NO_MODELS"
+"""An engine's warning that there is no model on this machine."""
 CONTROL_CHARACTERS: Final = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (9, 10)}
 """What a reply may not do to a terminal: clear it, rename it, paste into it."""
 
@@ -63,13 +66,9 @@ def main(argv: Sequence[str]) -> int:
     flags = _parser().parse_args(argv)
     try:
         settings = load_settings(["--home", flags.home] if flags.home else [], os.environ, CHECKOUT)
-        with contextlib.ExitStack() as stack:
-            url = flags.url or stack.enter_context(own_module(settings.home.root))
-            connection = connected(url, settings.access.token)
-            stack.enter_context(connection)
-            chat = _Chat(connection, flags.provider, flags.model)
-            chat.load()
-            chat.talk()
+        wanted = _converse(flags, settings, flags.model)
+        if wanted is not None:
+            _converse(flags, settings, wanted, "--allow-download")
     except SettingsError as exc:
         return _complain(exc.message, EXIT_SETTINGS)
     except NoModuleError as exc:
@@ -84,6 +83,33 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _complain("interrupted", EXIT_INTERRUPTED)
     return 0
+
+
+def _converse(
+    flags: argparse.Namespace, settings: Settings, model: str | None, *module_flags: str
+) -> str | None:
+    """A conversation; or, where there is no model to have it with, one that the person wants fetched first."""
+    with contextlib.ExitStack() as stack:
+        url = flags.url or stack.enter_context(own_module(settings.home.root, *module_flags))
+        connection = connected(url, settings.access.token)
+        stack.enter_context(connection)
+        chat = _Chat(connection, flags.provider, model)
+        lacking = chat.load()
+        if lacking and not flags.url and (wanted := _offered(flags.provider, settings)):
+            return wanted
+        chat.talk()
+    return None
+
+
+def _offered(provider: str, settings: Settings) -> str | None:
+    """The model that a person at a terminal agrees to fetch, of those that the provider's table suggests."""
+    known = load_catalog(CHECKOUT / "venvs.toml", settings.home.local_catalog).find(provider)
+    suggested = known.quirks.get("suggested", {}) if known is not None else {}
+    if not suggested or not sys.stdin.isatty() or not sys.stdout.isatty():
+        return None
+    model, what = next(iter(suggested.items()))
+    answer = input(f"There is no model here yet. Fetch {model} ({what}) from the Hugging Face hub? [y/N] ")
+    return model if answer.strip().lower() in ("y", "yes") else None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -113,8 +139,8 @@ class _Chat:
         self._interactive = sys.stdin.isatty() and sys.stdout.isatty()
         self._requests = 0
 
-    def load(self) -> None:
-        """Loads the provider, showing how far it is.
+    def load(self) -> bool:
+        """Loads the provider, showing how far it is; returns whether it has no model to talk with.
 
         Raises:
             _NotLoadedError: it cannot be loaded.
@@ -131,8 +157,11 @@ class _Chat:
             raise _NotLoadedError(done["message"])
         for warning in done.get("warnings", ()):
             _note(warning["message"])
+        if any(warning["name"] == NO_MODELS for warning in done.get("warnings", ())):
+            return True
         if self._interactive:
             print(f"{self._provider} is ready; Ctrl-C interrupts a reply, at the prompt it leaves")
+        return False
 
     def talk(self) -> None:
         """Answers what is typed, or each line of a pipe, until the input ends or somebody leaves.

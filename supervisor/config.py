@@ -92,6 +92,8 @@ class Settings:
     """Hosts besides loopback that a client may name in `base_url`."""
     refuse_remote_close: bool = False
     """Whether `close` is refused to clients that are not on this machine."""
+    allow_download: bool = False
+    """Whether a load may fetch a model that is not on this machine."""
     log_level: str = "INFO"
     log_json: bool = False
     exit_on_stdin_eof: bool = False
@@ -141,6 +143,7 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str], checkout: Pat
         exit_on_stdin_eof=bool(flags.exit_on_stdin_eof),
         parent_pid=flags.parent_pid,
         refuse_remote_close=bool(flags.refuse_remote_close),
+        allow_download=bool(flags.allow_download),
         installer=_choice("installer", look.text("installer") or "auto", ("auto", "uv", "pip")),
         wheelhouse=_path(look.text("wheelhouse")),
         **{name: _section(name, kind, look) for name, kind in _SECTIONS.items()},
@@ -167,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--wheelhouse", metavar="DIR", help="install from this folder instead of the package index")
     add("--exit-on-stdin-eof", action="store_true", help="end when stdin ends")
     add("--parent-pid", type=int, metavar="PID", help="end when this process is gone")
+    add("--allow-download", action="store_true", help="a load may fetch a model that is not there")
     add("--refuse-remote-close", action="store_true", help="only clients on this machine may send close")
     add("--set", action="append", metavar="SECTION.NAME=VALUE", help="any other setting")
     return parser

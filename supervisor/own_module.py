@@ -46,8 +46,8 @@ class NoModuleError(Exception):
 
 
 @contextlib.contextmanager
-def own_module(home: Path) -> Iterator[str]:
-    """A module of our own, on a free port, for the body; yields its URL.
+def own_module(home: Path, *flags: str) -> Iterator[str]:
+    """A module of our own, on a free port, started with `flags` for the body; yields its URL.
 
     Ctrl-C does not reach it, and it does not outlive us: it ends when its stdin does, which is our pipe.
 
@@ -56,7 +56,7 @@ def own_module(home: Path) -> Iterator[str]:
     """
     argv = [sys.executable, str(CHECKOUT / "supervisor"), "0", "--host", "127.0.0.1", "--home", str(home)]
     options = spawn.worker_options({**os.environ, spawn.STAY_VARIABLE: "1"})
-    with subprocess.Popen([*argv, "--exit-on-stdin-eof"], **options) as process:
+    with subprocess.Popen([*argv, "--exit-on-stdin-eof", *flags], **options) as process:
         group = spawn.Group(process)
         try:
             yield f"ws://127.0.0.1:{_ready_port(process)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ CONFIDENCES: Final = ("certain", "likely", "doubtful")
 """How well a provider's address and key are known: by two sources that do not depend on each other, or by its
 own documents or answer; by one source; or sources disagree. docs/providers.md."""
 SUGGESTIONS: Final = 3
+FETCHING: Final = ("download", "pull")
+"""Quirks that let a load fetch a model, into our own memory or into another program's."""
 _MARK: Final = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -169,10 +172,20 @@ class Catalog:
         """The dependency set that a provider's worker runs in."""
         return self.envs[provider.env]
 
+    def fetching(self) -> Catalog:
+        """The same, in which every provider that can fetch a model on a load may do so."""
+        providers = {name: _fetching(provider) for name, provider in self.providers.items()}
+        return Catalog(providers, self.envs, self.wires, self.doubtful)
+
     def proof_of(self, provider: Provider) -> str:
         """What of somebody else's a provider's requests and answers were held against; may be empty."""
         wire = self.wires.get(provider.adapter, WireSpec())
         return "; ".join(filter(None, (provider.proof, wire.proof)))
+
+
+def _fetching(provider: Provider) -> Provider:
+    allowed = {name: True for name in FETCHING if name in provider.quirks}
+    return dataclasses.replace(provider, quirks={**provider.quirks, **allowed}) if allowed else provider
 
 
 def marks_in(text: str) -> tuple[str, ...]:

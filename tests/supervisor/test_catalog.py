@@ -197,6 +197,16 @@ def test_a_setting_is_read_with_its_defaults(folder: Path) -> None:
     assert provider.secret_variables == ()
 
 
+def test_whoever_can_fetch_a_model_may_if_the_operator_says_so(folder: Path) -> None:
+    text = GOOD + "[provider.p.quirks]\ndownload = false\n" + GOOD.replace("[provider.p]", "[provider.q]")
+    catalog = catalog_of(folder, text.replace(BASE, "") + BASE)
+    assert catalog.fetching().providers["p"].quirks == {"download": True}
+    assert catalog.fetching().providers["q"] == catalog.providers["q"]
+    assert catalog.providers["p"].quirks == {"download": False}
+    ours = OURS.fetching().providers
+    assert (ours["llama-cpp"].quirks["download"], ours["ollama"].quirks["pull"]) == (True, True)
+
+
 def test_enabling_what_there_is_not_is_told(folder: Path) -> None:
     assert "[doubtful.q]" in error_of(folder, GOOD, 'enabled = ["q"]')
 

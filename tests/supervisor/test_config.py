@@ -113,7 +113,10 @@ def test_the_other_flags_arrive(desk: Desk) -> None:
     settings = desk.load(
         *("--log-level", "debug", "--log-format", "json", "--installer", "uv", "--wheelhouse", "wheels"),
         *("--exit-on-stdin-eof", "--parent-pid", "41", "--refuse-remote-close"),
+        "--allow-download",
     )
+    assert settings.allow_download
+    assert not desk.load().allow_download
     assert settings.refuse_remote_close
     assert not desk.load().refuse_remote_close
     assert (settings.log_level, settings.log_json, settings.installer) == ("DEBUG", True, "uv")

@@ -69,7 +69,7 @@ CACHE_MIB: Final = 256
 ERRORS_ONLY: Final = 1
 """The engine's log says at the next level what no operator needs, for every request."""
 HUB: Final = "https://huggingface.co"
-_QUIRKS: Final = ("models_dir", "download", "hub", "models_in_memory")
+_QUIRKS: Final = ("models_dir", "download", "hub", "models_in_memory", "suggested")
 """Where models are; whether what is not there may be fetched on a load; from where; how many models may be in
 memory at once."""
 _MS_PER_S: Final = 1000
