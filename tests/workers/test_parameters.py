@@ -1,4 +1,4 @@
-"""What every wire decides alike about a request; more of it is looked at through bodies (test_chat_body.py)."""
+"""What every wire decides alike about a request; bodies show the rest of it (test_chat_body.py)."""
 
 from __future__ import annotations
 
