@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from workers.adapter import AdapterError, Request, Warn
-from workers.chat_body import asks_to_think, omitted
 from workers.chat_template import Render
 from workers.codes import Code
+from workers.parameters import asks_to_think, omitted
 from workers.prompt import merged, plain_roles, prefixed
 from workers.transcript import transcript
 
