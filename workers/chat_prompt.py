@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from workers.adapter import Request
-from workers.chat_body import asks_to_think
 from workers.chat_template import Render
+from workers.parameters import asks_to_think
 from workers.prompt import merged, plain_roles, prefixed
 from workers.transcript import transcript
 

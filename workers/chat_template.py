@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from workers.adapter import AdapterError
 from workers.codes import Code
-from workers.refusals import redacted
+from workers.redaction import redacted
 
 __all__ = ["Render", "renderer"]
 

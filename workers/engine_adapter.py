@@ -38,7 +38,7 @@ BEAT_S: Final = 1.0
 HUB: Final = "https://huggingface.co"
 QUIRKS: Final = ("models_dir", "download", "hub", "models_in_memory", "suggested")
 """Where models are; whether what is not there may be fetched on a load; from where; how many models may be in
-memory at once; what the chat offers where there is none."""
+memory at once; what to begin with where there is none: names → what they cost."""
 _MS_PER_S: Final = 1000
 
 W = TypeVar("W")
@@ -114,17 +114,14 @@ class EngineAdapter(Adapter, Generic[W, M]):
         self.resident.join()
         self._joined = True
         model_ms = None
-        if load.preload_model:
+        if model := load.preload_model or self._suggested(names):
             started = time.monotonic()
-            await self._preload(load.preload_model, report)
+            await self._preload(model, report)
             model_ms = round((time.monotonic() - started) * _MS_PER_S)
-            self._default = load.preload_model
-            names = tuple(dict.fromkeys((load.preload_model, *names)))
+            self._default = model
+            names = tuple(dict.fromkeys((model, *names)))
         elif not names:
-            sentence = (
-                f"There is no model in {self.files.places()}; put {self.kind} there, or name one by its path."
-            )
-            warnings = (*warnings, Warn("NO_MODELS", sentence))
+            warnings = (*warnings, Warn("NO_MODELS", self._where_to_get_one()))
         return Loaded(models=names, warnings=warnings, model_ms=model_ms)
 
     async def close(self) -> None:
@@ -186,6 +183,21 @@ class EngineAdapter(Adapter, Generic[W, M]):
             sentence = f"[provider.{provider.id}.quirks]: unknown key {unknown[0]!r}"
             raise AdapterError(Code.UNEXPECTED, sentence)
         return provider.quirks
+
+    def _suggested(self, names: tuple[str, ...]) -> str:
+        """The model to begin with where there is none yet and one may be fetched; else empty."""
+        suggested = self.provider.quirks.get("suggested", {})
+        may = not names and suggested and self.provider.quirks.get("download") is True
+        return next(iter(suggested)) if may else ""
+
+    def _where_to_get_one(self) -> str:
+        suggested = self.provider.quirks.get("suggested", {})
+        small = ", ".join(f"{name} ({what})" for name, what in suggested.items())
+        fetched = (
+            f", or start the module with --allow-download and name one of the hub: {small}" if small else ""
+        )
+        places = self.files.places()
+        return f"There is no model in {places}; put {self.kind} there, name one by its path{fetched}."
 
     def _only_one(self) -> str:
         names = self.names()

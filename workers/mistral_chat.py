@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from workers.adapter import AdapterError, Request, Warn
-from workers.chat_body import omitted
 from workers.chat_prompt import TEMPLATE_WORDS, THINKING_HEADROOM, Manner, prompt_of
 from workers.codes import Code
+from workers.parameters import omitted
 
 __all__ = ["Asked", "ask"]
 

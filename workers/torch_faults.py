@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from workers.adapter import AdapterError
 from workers.codes import Code
 from workers.hf_library import torch
-from workers.refusals import redacted
+from workers.redaction import redacted
 
 __all__ = ["ERRORS", "TRUST", "failed", "is_no_memory", "not_loaded"]
 

@@ -13,9 +13,9 @@ import pytest
 from tests.fakes.bound import request
 from workers.adapter import AdapterError, Message
 from workers.adapters.ai_horde import USUAL
-from workers.chat_body import Body
 from workers.codes import Code
 from workers.horde_job import build
+from workers.parameters import Body
 
 SCHEMA: Final = json.loads(
     (Path(__file__).parent / "adapters" / "captured" / "ai_horde.json").read_text(encoding="utf-8")

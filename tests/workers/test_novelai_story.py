@@ -12,9 +12,9 @@ import pytest
 from tests.fakes.bound import request
 from workers.adapter import AdapterError, Message, Request
 from workers.adapters.novelai import STORY_MODELS, USUAL
-from workers.chat_body import Body
 from workers.codes import Code
 from workers.novelai_story import build, ends
+from workers.parameters import Body
 
 ERATO, KAYRA = STORY_MODELS
 OPENING: Final = "<|startoftext|><|reserved_special_token81|>"

@@ -62,7 +62,7 @@ from workers.mistral_files import Found, look_at
 from workers.mistral_options import Given, Used, cache_bytes, check_memory, fill
 from workers.mistral_reply import Piece, Reply
 from workers.model_folders import find_model, model_names
-from workers.refusals import redacted
+from workers.redaction import redacted
 from workers.resident import Resident, Turn
 from workers.seeded import Candidate
 from workers.warm_files import read_once

@@ -31,7 +31,6 @@ from workers.adapter import (
     Usage,
     Warn,
 )
-from workers.chat_body import omitted
 from workers.chat_prompt import TEMPLATE_WORDS, THINK, THINKING_HEADROOM, Manner, Prompt, prompt_of
 from workers.chat_template import renderer
 from workers.codes import Code
@@ -40,6 +39,7 @@ from workers.engine_options import read_options
 from workers.hub_download import Hub
 from workers.model_files import MAIN
 from workers.model_folders import find_folder, folder_names
+from workers.parameters import omitted
 from workers.resident import Resident, Turn
 from workers.token_choice import choice_of
 from workers.token_job import Job

@@ -255,6 +255,29 @@ async def test_a_repository_is_fetched_only_when_the_operator_allows_it(
     await offline.close()
 
 
+async def test_where_there_is_no_model_the_suggested_one_is_fetched_if_the_operator_allows_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    files = {name: (folder / "tiny" / name).read_bytes() for name in (*FILES, "model.safetensors")}
+    quirks: dict[str, Any] = {
+        "models_dir": tmp_path / "none",
+        "suggested": {"org/tiny": "1 MB", "org/other": "9 GB"},
+    }
+    with hub_server(files) as hub:
+        forbidden = LOCAL.of(hub=hub.endpoint, **quirks)
+        (warning,) = (await load_only(forbidden)).warnings
+        await forbidden.close()
+        assert "--allow-download and name one of the hub: org/tiny (1 MB)" in warning.message
+        assert hub.asked == []
+        adapter = LOCAL.of(hub=hub.endpoint, download=True, **quirks)
+        loaded = await load_only(adapter)
+        finish = finish_of(await collect(adapter, request(max_output_length=2)))
+        await adapter.close()
+    assert (loaded.models, loaded.warnings, finish.model) == (("org/tiny",), (), "org/tiny")
+    assert loaded.model_ms is not None
+
+
 async def test_loads_and_unloads_leave_nothing(folder: Path) -> None:
     sizes: list[int] = []
     for _ in range(CYCLES):
