@@ -113,7 +113,7 @@ def _tables(
 
 def _env(name: str, table: dict[str, Any]) -> EnvSpec:
     where = f"[env.{name}]"
-    _known(where, table, {"requirements", "imports", "heavy", "python", "about", "size_mb", "variants"})
+    _known(where, table, {*EnvSpec.__dataclass_fields__, "variants"} - {"name", "others"})
     spec = EnvSpec(
         name=name,
         requirements=_strings(where, table, "requirements"),
@@ -122,6 +122,7 @@ def _env(name: str, table: dict[str, Any]) -> EnvSpec:
         python=_value(where, table, "python", str, ">=3.10"),
         others=tuple(_variant(name, *item) for item in _tables(table, "variants").items()),
         about=_value(where, table, "about", str, ""),
+        where=_value(where, table, "where", str, ""),
         size_mb=_sizes(where, table),
     )
     if spec.others and not spec.heavy:  # a load would make the usual one, whatever the operator chose before

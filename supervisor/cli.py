@@ -132,7 +132,7 @@ class _Commands:
             sys.stdout = sys.stderr  # the ready line is to be the first thing on stdout
         wanted = self._resolve([name for name in names_of(self.flags.llm) if name != ALL])
         unwanted = self._resolve(names_of(self.flags.remove))
-        self._check_variant(wanted or unwanted)
+        self._check_variant(wanted)
         if self.flags.test is not None:
             self._test()
         if self.flags.export_wheelhouse is not None:
@@ -174,7 +174,7 @@ class _Commands:
                 "--variant goes with a --llm whose environment has variants; --list shows them"
             )
         for spec in several:
-            self._variant(spec)
+            variants.check_machine(spec, self._variant(spec))
 
     def _recipe(self, spec: EnvSpec) -> Recipe:
         lock = self._variant(spec).lock

@@ -73,13 +73,15 @@ class EnvSpec:
     """Its variants but for the usual one."""
     about: str = ""
     """What the usual variant is for."""
+    where: str = ""
+    """The marker of the machines for which that has files; empty: all."""
     size_mb: Mapping[str, int] = field(default_factory=dict)
     """What is downloaded for that, by `sys.platform`."""
 
     @property
     def variants(self) -> tuple[Variant, ...]:
         """All, the usual one first."""
-        usual = Variant(USUAL, self.name, self.requirements, self.about, size_mb=self.size_mb)
+        usual = Variant(USUAL, self.name, self.requirements, self.about, self.where, self.size_mb)
         return (usual, *self.others)
 
     def variant(self, name: str) -> Variant | None:

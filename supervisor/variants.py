@@ -17,7 +17,7 @@ from supervisor.errors import SettingsError
 from supervisor.home import Home
 from supervisor.providers import EnvSpec, Variant
 
-__all__ = ["choose", "download_bytes", "forget", "in_use", "lock_of", "named"]
+__all__ = ["check_machine", "choose", "download_bytes", "forget", "in_use", "lock_of", "named"]
 
 NOTE_BYTES: Final = 64 * 1024
 """No note of ours is larger."""
@@ -41,18 +41,27 @@ def named(spec: EnvSpec, name: str) -> Variant:
     Raises:
         SettingsError: there is none of that name, or none of its files is for this machine.
     """
-    from supervisor.lockfile import applies, marker_environment  # a service that starts installs nothing
-
     variant = spec.variant(name)
     if variant is None:
         known = ", ".join(variant.name for variant in spec.variants)
         raise SettingsError(f"the environment {spec.name!r} has no variant {name!r}: it has {known}")
+    check_machine(spec, variant)
+    return variant
+
+
+def check_machine(spec: EnvSpec, variant: Variant) -> None:
+    """Nothing, if the variant's lock has files for this machine and this Python.
+
+    Raises:
+        SettingsError: it has none.
+    """
+    from supervisor.lockfile import applies, marker_environment  # a service that starts installs nothing
+
     if not applies(variant.where, marker_environment()):
         raise SettingsError(
-            f"the variant {name!r} of {spec.name!r} has no files for this machine and this Python "
+            f"the variant {variant.name!r} of {spec.name!r} has no files for this machine and this Python "
             f"(it needs: {variant.where}): take another one, --list shows them"
         )
-    return variant
 
 
 def choose(home: Home, spec: EnvSpec, variant: Variant) -> None:
@@ -70,7 +79,7 @@ def forget(home: Home, spec: EnvSpec) -> None:
 
 def download_bytes(variant: Variant) -> int:
     """What making it downloads here; 0 where that is not known."""
-    from supervisor.lockfile import marker_environment  # as in named
+    from supervisor.lockfile import marker_environment  # as in check_machine
 
     return variant.size_mb.get(marker_environment()["sys_platform"], 0) * _MB
 

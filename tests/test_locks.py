@@ -131,7 +131,7 @@ def test_a_lock_names_no_host_and_hashes_every_file(name: str) -> None:
 def _where(name: str) -> str:
     """The marker of the machines that a variant's lock is for; of any other lock there is none."""
     envs = load_catalog(CHECKOUT / "venvs.toml").envs.values()
-    return next((v.where for spec in envs for v in spec.others if v.lock == name), "")
+    return next((v.where for spec in envs for v in spec.variants if v.lock == name), "")
 
 
 def _machine(platform: str, python: str) -> dict[str, str]:
