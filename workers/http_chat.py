@@ -28,8 +28,10 @@ from workers.adapter import (
     Loaded,
     LoadRequest,
     ProviderSpec,
+    Reasoning,
     ReportProgress,
     Request,
+    Text,
     Warn,
 )
 from workers.answer import Answer
@@ -48,7 +50,8 @@ LOAD_S: Final = 5.0
 UNCHECKED_LOAD_S: Final = 1.0
 """And where no check was asked for: only the list of models and a warm connection are at stake."""
 AFTER_END_S: Final = 1.0
-"""How long usage and the mark of the end are waited for once the model has said that it ended."""
+"""How long usage and the mark of the end are waited for once the model has said that it ended, and has said
+nothing more."""
 MODELS_MAX: Final = 4096
 """More model names than any provider has; the rest is left out."""
 PAGES_MAX: Final = 4
@@ -411,6 +414,8 @@ class HttpChat(Adapter, abc.ABC):
                         if name == "error":
                             raise answer.failed(payload)
                         for event in answer.piece(payload):
+                            if isinstance(event, (Text, Reasoning)):
+                                reply.goes_on()
                             yield event
                         if answer.complete or answer.endless:
                             return
@@ -428,6 +433,7 @@ class HttpChat(Adapter, abc.ABC):
         if answer.reason is None and last is not None and not self.last_ends:
             for event in _last(answer, last.data):
                 yield event
+        answer.closed()
         if answer.reason is None and (last is None or last.data != _DONE):
             raise self._incomplete(seen=seen or last is not None)
 

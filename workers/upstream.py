@@ -131,6 +131,12 @@ class Reply:
             self._timer.cancel()
         self._timer = loop.call_later(seconds, _drop, self._response)
 
+    def goes_on(self) -> None:
+        """What has come shows that the body is not at its end: no end of it that was set before holds."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     async def drain(self) -> None:
         """Waits a moment for the end of a body that has nothing more to say, so its connection stays warm."""
         if self._response.content.at_eof():
