@@ -20,6 +20,7 @@ from typing import Final
 from workers.adapter import Message, Request
 from workers.prompt import plain_roles
 from workers.stops import StopCutter
+from workers.thinking import SpokenCutter
 
 __all__ = ["OneTurn", "Transcript", "transcript"]
 
@@ -50,13 +51,15 @@ class Transcript:
 
 
 class OneTurn:
-    """What a model says after `speaker:`, cut where its turn ends; used once.
+    """What a model says after `speaker:`, cut where its turn ends, and nowhere in its thinking; used once.
 
-    The server does not cut, or not before the end is in the text."""
+    The server does not cut, or not before the end is in the text. What a client wants cut is no end of a turn:
+    it counts from the first word that is seen, and is the host's to cut."""
 
     def __init__(self, ends: Iterable[str]) -> None:
-        self._cutter = StopCutter(ends)
-        self._cutter.feed(":")  # what the prompt ends with, so that an end may be the first thing to follow
+        cutter = StopCutter(ends)
+        cutter.feed(":")  # what the prompt ends with, so that an end may be the first thing to follow
+        self._cutter = SpokenCutter(cutter)
         self._said = False
 
     @property

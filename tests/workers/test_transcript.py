@@ -55,6 +55,18 @@ def test_a_transcript_is_a_prompt_that_ends_where_the_speaker_goes_on() -> None:
     assert (lines.prompt, lines.ends) == ("Ann: Hi\nMia:", ("\nUser:", "\nAnn:", "\nMia:"))
 
 
+def test_an_end_inside_of_thinking_is_none() -> None:
+    thought = "<think>What will she say?\nAnn: me\n</think>"
+    for said, shown in (
+        (f"\n{thought}\n\nHi.\nAnn: me", f"{thought}\n\nHi."),
+        (f"{thought}\nAnn: me", thought),
+    ):
+        for cut in range(len(said) + 1):
+            turn = OneTurn(("\nAnn:",))
+            assert turn.feed(said[:cut]) + turn.feed(said[cut:]) + turn.finish() == shown
+            assert turn.over
+
+
 @pytest.mark.parametrize(
     ("said", "shown"),
     [
