@@ -413,7 +413,7 @@ async def test_what_has_no_stream_is_asked_for_again_and_again(cloud: FakeServer
         ),
     )
     events = await collect(adapter, asked())
-    assert events[:-1] == [Alive(), Text("Hel"), Alive(), Text("lo"), Text(" th"), Text("ere")]
+    assert events[:-1] == [Text("Hel"), Text("lo"), Text(" th"), Text("ere")]
     assert (finish_of(events).usage, finish_of(events).model) == (Usage(7), SMALL)
     assert {received.path for received in cloud.follows} == {"/v1/predictions/p0"}
 
