@@ -211,10 +211,11 @@ class Replicate(HttpChat):
         deadline: float,
         retries: int,
     ) -> AsyncGenerator[Event, None]:
-        """What a prediction says after it was made, by its stream where it has one."""
+        """What a prediction says after it was made: by its stream where it has one, and by asking for it as
+        long as it is not over then, since a state of it may come in the place of a stream."""
         if made.stream_url and body.streamed:
-            upstream, path = await self._at(upstream, made.stream_url)
-            async with upstream.get(
+            where, path = await self._at(upstream, made.stream_url)
+            async with where.get(
                 path, deadline=deadline, retries=1 - retries, headers=STREAM_HEADERS
             ) as reply:
                 if reply.retries:
@@ -224,7 +225,6 @@ class Replicate(HttpChat):
                         yield event
                 if answer.ended:
                     await reply.drain()  # before Finish: nobody asks for more after it
-            return
         while not answer.complete and not answer.endless:
             await asyncio.sleep(self.poll_s)
             async with upstream.get(_prediction(made.identity), deadline=deadline) as reply:

@@ -495,6 +495,17 @@ async def test_a_stream_that_is_json_is_an_answer_all_the_same(cloud: FakeServer
     assert text_of(await collect(adapter, asked())) == "Hi"
 
 
+async def test_a_stream_that_is_the_json_of_a_prediction_which_runs_is_no_end(
+    cloud: FakeServer, adapter: Adapter
+) -> None:
+    cloud.following = states(
+        prediction("processing", output=["Hel"]), prediction("succeeded", output=["Hel", "lo"])
+    )
+    assert text_of(await collect(adapter, asked())) == "Hello"
+    assert [received.path for received in cloud.follows] == ["/v1/files/p0", "/v1/predictions/p0"]
+    assert cloud.cancels == []
+
+
 @pytest.mark.parametrize("data", ["", " ", "{}"], ids=repr)
 async def test_an_end_may_say_nothing(cloud: FakeServer, adapter: Adapter, data: str) -> None:
     cloud.behaviour = Behaviour(events=(told("output", "Hi"), told("done", data)))
