@@ -74,6 +74,8 @@ class Replicate(HttpChat):
         self._inputs: dict[str, Inputs] = {}
         self._streams: dict[str, Upstream] = {}
         """Connections to the hosts that streams are on."""
+        self._opening = asyncio.Lock()
+        """Of them: requests at once have one to a host."""
         self._afterwards = Afterwards()
         """Cancellations on their way."""
 
@@ -248,15 +250,20 @@ class Replicate(HttpChat):
             )
         parts = urlsplit(url)
         origin = f"{parts.scheme}://{parts.netloc}"
-        if origin not in self._streams:
-            if len(self._streams) >= STREAM_HOSTS_MAX:
-                raise AdapterError(
-                    Code.UPSTREAM_PROTOCOL, f"{self.provider.name} names ever new hosts for its replies"
-                )
-            other = self.made(origin)
-            await other.open()
-            other = self._streams.setdefault(origin, other)
+        async with self._opening:
+            if origin not in self._streams:
+                self._streams[origin] = await self._other(origin)
         return self._streams[origin], url[len(origin) :]
+
+    async def _other(self, origin: str) -> Upstream:
+        """The connections to another host, opened."""
+        if len(self._streams) >= STREAM_HOSTS_MAX:
+            raise AdapterError(
+                Code.UPSTREAM_PROTOCOL, f"{self.provider.name} names ever new hosts for its replies"
+            )
+        other = self.made(origin)
+        await other.open()
+        return other
 
     # ---- ends
 

@@ -36,6 +36,7 @@ from workers.adapter import Adapter, AdapterError, Alive, LoadRequest, Message, 
 from workers.adapters import replicate
 from workers.adapters.replicate import Replicate, _is_theirs
 from workers.codes import Code
+from workers.upstream import Upstream
 
 CHECKOUT: Final = Path(__file__).parents[3]
 CAPTURED: Final = json.loads(
@@ -271,6 +272,24 @@ async def test_a_stream_on_another_host_gets_the_key_and_is_read(cloud: FakeServ
         assert other.connections == 1  # warm, as the other one
         await adapter.close()
     assert cloud.cancels == []
+
+
+async def test_first_requests_at_once_to_another_host_open_it_once(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Upstream] = []
+    is_open = Upstream.open
+
+    async def counted(self: Upstream) -> None:
+        await is_open(self)  # in a thread: the other requests come to it meanwhile
+        opened.append(self)
+
+    monkeypatch.setattr(Upstream, "open", counted)
+    assert isinstance(adapter, Replicate)
+    url = "http://127.0.0.1:9/v1/files/p0"
+    found = await asyncio.gather(*(adapter._at(adapter.opened(), url) for _ in range(4)))
+    assert found == [(opened[0], "/v1/files/p0")] * 4
+    assert len(opened) == 1
 
 
 async def test_ever_new_hosts_are_not_followed(
