@@ -58,5 +58,61 @@ async def test_work_that_hangs_holds_up_neither_its_caller_nor_a_close(
     assert work.ends == ["ended"]
 
 
+class Beginning:
+    """Something that is begun at a provider, and what of it was ended there."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.ended: list[str] = []
+
+    async def __call__(self) -> str:
+        self.asked.set()
+        return await self.answer
+
+    async def end(self, begun: str) -> None:
+        self.ended.append(begun)
+
+    async def left(self, kept: Afterwards, *, grace_s: float) -> asyncio.Future[str]:
+        """Begins it, and leaves while it is being asked for."""
+        caller = asyncio.ensure_future(kept.begun(self(), self.end, grace_s=grace_s))
+        await asyncio.wait_for(self.asked.wait(), 5)
+        caller.cancel()
+        return caller
+
+
+async def test_what_is_begun_and_wanted_is_given_and_not_ended() -> None:
+    beginning = Beginning()
+    beginning.answer.set_result("a job")
+    assert await Afterwards().begun(beginning(), beginning.end, grace_s=5) == "a job"
+    assert beginning.ended == []
+
+
+async def test_what_is_begun_after_its_caller_has_left_is_ended() -> None:
+    beginning, kept = Beginning(), Afterwards()
+    caller = await beginning.left(kept, grace_s=5)
+    beginning.answer.set_result("a job")
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert beginning.ended == ["a job"]
+
+
+async def test_what_fails_to_begin_is_not_ended() -> None:
+    beginning, kept = Beginning(), Afterwards()
+    caller = await beginning.left(kept, grace_s=5)
+    beginning.answer.set_exception(OSError("gone"))
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert beginning.ended == []
+
+
+async def test_what_does_not_begin_within_its_grace_is_given_up() -> None:
+    beginning, kept = Beginning(), Afterwards()
+    with pytest.raises(asyncio.CancelledError):
+        await (await beginning.left(kept, grace_s=0.0))
+    await kept.close()
+    assert (beginning.answer.cancelled(), beginning.ended) == (True, [])
+
+
 async def test_a_close_without_work_is_one() -> None:
     await Afterwards().close()

@@ -14,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from workers.adapter import AdapterError, Begun, Binding, Event, ProviderSpec, Request
+from workers.afterwards import Afterwards
 from workers.chat_body import Body
 from workers.codes import Code
 from workers.horde_job import LOOK_EVERY_S, HordeReply, build
@@ -80,8 +81,8 @@ class AIHorde(HttpChat):
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
         super().__init__(provider, binding)
-        self._leaving: set[asyncio.Task[None]] = set()
-        """Jobs that are being taken out of the queue; `close` waits for them."""
+        self._afterwards = Afterwards()
+        """Jobs that are being taken out of the queue."""
 
     def headers(self, key: str) -> Mapping[str, str]:
         return {**super().headers(key or ANONYMOUS), "Client-Agent": CLIENT_AGENT}
@@ -93,8 +94,7 @@ class AIHorde(HttpChat):
         return HordeReply(who, request)
 
     async def close(self) -> None:
-        if self._leaving:
-            await asyncio.wait(self._leaving, timeout=2 * LET_GO_S)
+        await self._afterwards.close()
         await super().close()
 
     async def _answer(
@@ -106,13 +106,13 @@ class AIHorde(HttpChat):
         queue = functools.partial(
             self._queued, upstream, self.path(request, body), body.encoded(), answer, deadline
         )
-        queued, more = await upstream.again(queue, deadline=deadline, retries=1 - retries)
+        job, more = await upstream.again(queue, deadline=deadline, retries=1 - retries)
         retries += more
         try:
             if body.warnings or retries:
                 yield Begun(body.warnings, retries)
             while not answer.complete:
-                for event in answer.looked(await self._look(upstream, queued.result())):
+                for event in answer.looked(await self._look(upstream, job)):
                     yield event
                 if answer.impossible >= IMPOSSIBLE_MAX:
                     raise self._nobody(request.model)
@@ -120,25 +120,20 @@ class AIHorde(HttpChat):
                     await upstream.pause(answer.pause_s)
         finally:
             if not answer.complete:
-                await self._let_go(upstream, queued)
+                await self._afterwards.do(self._take_out(upstream, job))
         yield answer.finish(retries=retries, warnings=body.warnings)
 
     async def _queued(
         self, upstream: Upstream, path: str, data: bytes, answer: HordeReply, deadline: float
-    ) -> asyncio.Future[str]:
+    ) -> str:
         """Puts a job into the queue; the result is its id. Cancelling it takes the job out again."""
         left_s = max(deadline - asyncio.get_running_loop().time(), LET_GO_S)
 
         async def ask() -> str:
             return answer.queued(await upstream.ask("POST", path, data, timeout_s=left_s))
 
-        asking = asyncio.ensure_future(ask())
-        try:
-            await asyncio.shield(asking)
-        except asyncio.CancelledError:
-            await self._let_go(upstream, asking)
-            raise
-        return asking
+        take_out = functools.partial(self._take_out, upstream)
+        return await self._afterwards.begun(ask(), take_out, grace_s=LET_GO_S)
 
     async def _look(self, upstream: Upstream, job: str) -> Any:
         """How far the job is."""
@@ -152,12 +147,10 @@ class AIHorde(HttpChat):
             await upstream.pause(max(wait_s, LOOK_EVERY_S))
         raise AssertionError("the last look returns or raises")
 
-    async def _let_go(self, upstream: Upstream, queued: asyncio.Future[str]) -> None:
-        """Takes a job out of the queue, within bounds, and to the end even if this is cancelled too."""
-        leaving = asyncio.ensure_future(_taken_out(upstream, queued))
-        self._leaving.add(leaving)
-        leaving.add_done_callback(self._leaving.discard)
-        await asyncio.shield(leaving)
+    async def _take_out(self, upstream: Upstream, job: str) -> None:
+        """Ends a job that nobody wants any more."""
+        with contextlib.suppress(AdapterError):  # it may have ended by itself
+            await upstream.ask("DELETE", _path_of(job), timeout_s=LET_GO_S)
 
     def _nobody(self, model: str) -> AdapterError:
         name = self.provider.name
@@ -172,17 +165,6 @@ class AIHorde(HttpChat):
 
 
 ADAPTER: Final = AIHorde
-
-
-async def _taken_out(upstream: Upstream, queued: asyncio.Future[str]) -> None:
-    """Whether a job came to be, and its end if it did."""
-    await asyncio.wait({queued}, timeout=LET_GO_S)
-    if not queued.done():
-        queued.cancel()  # closes the connection on which it is being asked for
-        await asyncio.wait({queued}, timeout=LET_GO_S)
-    if queued.done() and not queued.cancelled() and queued.exception() is None:
-        with contextlib.suppress(AdapterError):  # it may have ended by itself
-            await upstream.ask("DELETE", _path_of(queued.result()), timeout_s=LET_GO_S)
 
 
 def _path_of(job: str) -> str:

@@ -170,17 +170,16 @@ class Replicate(HttpChat):
     ) -> tuple[bytes, int]:
         """The answer to the request that makes the prediction, and how often it was tried again.
 
-        Cancelling it does not take that request back, since it may have been read already: the prediction
-        that it makes is cancelled as soon as its id is known.
+        Cancelling it cancels the prediction too, as soon as its id is known.
         """
 
+        async def end(begun: bytes) -> None:
+            if identity := identity_of(begun):
+                await self._cancel(upstream, identity)
+
         async def begin() -> bytes:
-            sending = asyncio.create_task(self._sent(upstream, request, body))
-            try:
-                return await asyncio.shield(sending)
-            except asyncio.CancelledError:
-                await self._afterwards.do(self._disown(upstream, sending))
-                raise
+            sending = self._sent(upstream, request, body)
+            return await self._afterwards.begun(sending, end, grace_s=BEGIN_GRACE_S)
 
         return await upstream.again(begin, deadline=deadline, retries=1 - retries)
 
@@ -194,15 +193,6 @@ class Replicate(HttpChat):
                 raise
             message = f"{self.provider.name} does not know model {request.model!r}: name another one"
             raise Refusal(Code.INVALID_MODEL, message, provider_status=exc.provider_status) from exc
-
-    async def _disown(self, upstream: Upstream, sending: asyncio.Task[bytes]) -> None:
-        """Ends the prediction that a request makes which nobody waits for any more."""
-        done, _ = await asyncio.wait({sending}, timeout=BEGIN_GRACE_S)
-        if not done:
-            sending.cancel()
-            await asyncio.wait({sending})
-        elif sending.exception() is None and (identity := identity_of(sending.result())):
-            await self._cancel(upstream, identity)
 
     async def _followed(
         self,
