@@ -1,9 +1,9 @@
 """The thinking that some models write at the very start of a reply, between marks: where it ends.
 
 `<think>…</think>` or `<thinking>…</thinking>`, after white space at most; several in a row too. A closing
-mark that is the first thing of a reply ends a block that the model's template had opened. What is done with
-it is for others to say: workers/visible.py hides it, and SpokenCutter leaves it alone, since a model that thinks of
-what somebody else may say has not ended its turn. Pure.
+mark that is the first thing of a reply ends a block that the model's template had opened. What becomes of it
+is for others to say: workers/visible.py hides it, and SpokenCutter leaves it alone, since a model that thinks
+of what somebody else may say has not ended its turn. Pure.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from tests.fakes.http_server import WAIT_S, Exchange, FakeServer, Step
 from tests.fakes.wire import JSON, SSE, Behaviour
 from tests.fakes.wires.replicate import INPUTS, Quick, ReplicateWire, described, prediction, told
 from workers import afterwards
-from workers.adapter import Adapter, AdapterError, Alive, LoadRequest, Message, Text, Usage
+from workers.adapter import Adapter, AdapterError, LoadRequest, Message, Text, Usage
 from workers.adapters import replicate
 from workers.adapters.replicate import Replicate, _is_theirs
 from workers.codes import Code
@@ -405,6 +405,7 @@ async def test_a_cancellation_that_hangs_holds_nothing_up(
     cloud: FakeServer, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(afterwards, "WAIT_S", 0.0)
+    monkeypatch.setattr(afterwards, "CLOSE_S", 0.0)
     cloud.cancelling = Behaviour(body=b"{}", gate_before_head=True)
     cloud.behaviour = Behaviour(cut_after=1)
     assert (await failed(adapter, asked())).code is Code.TRUNCATED
