@@ -83,6 +83,10 @@ class Reply:
         self.content_type = response.content_type if "Content-Type" in response.headers else ""
         self._timer: asyncio.TimerHandle | None = None
 
+    def header(self, name: str) -> str:
+        """A header of it; empty where there is none."""
+        return self._response.headers.get(name, "")
+
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body as it arrives; a regular end of it is not judged here.
 
