@@ -140,11 +140,14 @@ def _service_account(info: Mapping[str, Any]) -> ServiceAccount:
 
 def _person(info: Mapping[str, Any]) -> Person:
     payer = info.get("quota_project_id")
+    payer = payer if isinstance(payer, str) else ""
+    if not payer.isascii() or not payer.isprintable():
+        raise ValueError("quota_project_id")  # it becomes a header
     return Person(
         client_id=_text(info, "client_id"),
         client_secret=_text(info, "client_secret"),
         refresh_token=_text(info, "refresh_token"),
-        payer=payer if isinstance(payer, str) else "",
+        payer=payer,
     )
 
 

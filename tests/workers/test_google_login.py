@@ -88,6 +88,8 @@ def test_an_api_key_is_nobody() -> None:
         '{"type": "service_account"}',
         '{"type": "authorized_user", "client_id": ""}',
         json.dumps({**PERSON, "client_secret": 7}),
+        json.dumps({**PERSON, "quota_project_id": f"payer\r\nx-{CANARY}: y"}),
+        json.dumps({**PERSON, "quota_project_id": "日本"}),
         json.dumps({"type": "service_account", "client_email": EMAIL, "private_key": CANARY}),
         json.dumps({"type": "service_account", "client_email": EMAIL, "private_key": 7, "token_uri": "x"}),
         '{"a": ' + "[" * 100_000,
