@@ -74,7 +74,7 @@ _REFUSING_WORDS: Final = (
 """What a provider says about a parameter that it does not take."""
 _DISPENSABLE: Final = ("stop",)
 """What may be left out whatever is said of it, since the host cuts there too."""
-_REFUSING: Final = (Code.AUTHORIZATION, Code.UNREACHABLE)
+_REFUSING: Final = (Code.AUTHORIZATION, Code.UNREACHABLE, Code.INVALID_REQUEST)
 
 
 class Decoder(Protocol):
@@ -209,12 +209,15 @@ class HttpChat(Adapter, abc.ABC):
         """An option of this binding, as text; empty where there is none.
 
         Raises:
-            AdapterError: INVALID_REQUEST, it is no text and no number.
+            AdapterError: INVALID_REQUEST, it is no line of text and no number.
         """
         value = self.binding.options.get(name, "")
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             raise AdapterError(Code.INVALID_REQUEST, f"the option {name} must be a text")
-        return str(value)
+        text = str(value).strip()  # pasted ones end in line breaks
+        if not text.isprintable():
+            raise AdapterError(Code.INVALID_REQUEST, f"the option {name} must be one line of text")
+        return text
 
     def _filled(self, path: str, *, model: str = "") -> str:
         """`path` with `{model}` and the options that it names."""
