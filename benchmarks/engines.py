@@ -2,7 +2,8 @@
 
     python benchmarks/engines.py --home HOME [--engine NAME] [--model FILE] [--rounds N] [--speed-only]
 
-HOME is one in which `install.py --llm NAME` has run for llama-cpp and for huggingface-local. Without --model
+HOME is one in which `install.py --llm NAME` has run for the engines: llama-cpp, huggingface-local, and
+transformers, which is measured against two ways to call it: its batch, and its usual method. Without --model
 one of random weights is made whose tokens cost over five milliseconds; that needs numpy and gguf, so
 run it in the development environment. Both sides load the same file with the same settings and take turns, so
 that whatever else the machine does meets both. Times are in milliseconds; nothing is asserted.
@@ -33,7 +34,11 @@ sys.path.insert(0, str(CHECKOUT))
 import psutil  # noqa: E402  # as all below: the checkout is on the path only now
 from websockets.asyncio.client import ClientConnection, connect  # noqa: E402
 
+from supervisor.catalog import load_catalog  # noqa: E402
+from supervisor.environments import find  # noqa: E402
+from supervisor.home import find_home  # noqa: E402
 from supervisor.spawn import STAY_VARIABLE  # noqa: E402
+from supervisor.variants import lock_of  # noqa: E402
 
 TOKENS: Final = 60
 """Of one reply whose speed is measured."""
@@ -64,7 +69,10 @@ Say = Callable[[str, int], list[float]]
 
 def serve_directly(engine: str, model: str) -> None:
     """Loads the model as the adapter does, then answers each line of stdin with one of times."""
-    say = ENGINES[engine].direct(Path(model))
+    direct = ENGINES[engine].direct
+    if direct is None:
+        raise Failed(f"{engine} is called directly by a program of its own")
+    say = direct(Path(model))
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for line in sys.stdin:
@@ -123,7 +131,7 @@ def mistralrs_directly(model: Path) -> Say:
 
     def say(text: str, tokens: int) -> list[float]:
         at: list[float] = []
-        prompt = render([{"role": "user", "content": text}], False)
+        prompt = render([{"role": "user", "content": text}], False, {})
         request = mistralrs._request(prompt, max_tokens=tokens, temperature=1.0, ignore_eos=True)
         started = time.perf_counter()
         for chunk in engine._runner.send_chat_completion_request(request):
@@ -157,15 +165,32 @@ def random_folder(folder: Path) -> Path:
 class Contestant:
     """An engine, and how it is asked not to reuse what it has computed."""
 
-    direct: Callable[[Path], Say]
+    direct: Callable[[Path], Say] | None
     make: Callable[[Path], Path]
     anew_extra: Json = field(default_factory=dict)
     anew_options: Json = field(default_factory=dict)
+    program: tuple[str, ...] = ()
+    """What is called directly where its packages are in an environment of its own alone."""
+    environment: str = ""
 
 
 ENGINES: Final = {
     "llama-cpp": Contestant(llama_cpp_directly, random_gguf, anew_extra={"cache_prompt": False}),
     "huggingface-local": Contestant(mistralrs_directly, random_folder, anew_options={"prefix_cache": False}),
+    "transformers": Contestant(
+        None,
+        random_folder,
+        anew_options={"prefix_cache": False},
+        program=("transformers_directly.py", "batch"),
+        environment="transformers",
+    ),
+    "transformers-generate": Contestant(
+        None,
+        random_folder,
+        anew_options={"prefix_cache": False},
+        program=("transformers_directly.py", "generate"),
+        environment="transformers",
+    ),
 }
 
 
@@ -179,11 +204,25 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
     return stream
 
 
+def _own_argv(contestant: Contestant, model: Path, home: Path) -> list[str]:
+    """The program of an engine whose packages are in an environment of its own."""
+    spec = load_catalog(CHECKOUT / "venvs.toml").envs[contestant.environment]
+    place = find_home(str(home), {})
+    found = find(place, lock_of(place, CHECKOUT, spec))
+    if found is None:
+        raise Failed(f"the environment {contestant.environment} is not in {home}")
+    program, kind = contestant.program
+    numbers = [str(OPTIONS[name]) for name in ("slots", "threads", "context_length")]
+    return [str(found.python), str(CHECKOUT / "benchmarks" / program), str(model), kind, *numbers]
+
+
 class Direct:
     """The other end of that process."""
 
-    def __init__(self, engine: str, model: Path) -> None:
+    def __init__(self, engine: str, model: Path, home: Path) -> None:
         argv = [sys.executable, __file__, "--engine", engine, "--direct", str(model)]
+        if ENGINES[engine].program:
+            argv = _own_argv(ENGINES[engine], model, home)
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
         if self._line() != "ready\n":
             raise Failed("the engine does not load in a process of its own")
@@ -256,7 +295,7 @@ class Client:
         options = {**OPTIONS, **options}
         request = {
             "type": "load",
-            "provider": self.engine,
+            "provider": self.engine.partition("-generate")[0],
             "preload_model_id": str(model),
             "options": options,
         }
@@ -443,7 +482,7 @@ async def measure(home: Path, engine: str, model: Path, rounds: int, *, speed_on
         async with client_of(module, engine) as client:
             figures["load"] = (await client.load(model))["timings_ms"]
             figures["loaded"] = _rounded(module.memory())
-            direct = Direct(engine, model)
+            direct = Direct(engine, model, home)
             stack.callback(direct.close)
             figures["speed"] = await speeds(client, direct, rounds)
             if speed_only:

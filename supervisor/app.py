@@ -32,9 +32,10 @@ from supervisor.logs import LogFiles, start_logging
 from supervisor.metrics import CONTENT_TYPE, Metrics
 from supervisor.pages import Answer, Page, Question, ready_answer
 from supervisor.pool import Pool, ReportProgress
-from supervisor.providers import Catalog, Provider
+from supervisor.providers import Catalog, EnvSpec, Provider
 from supervisor.server import Connection, Server
 from supervisor.session import Session
+from supervisor.variants import lock_of
 from supervisor.version import VERSION
 from supervisor.worker import Death, Worker
 
@@ -182,9 +183,13 @@ class App:
             on_death=on_death,
         )
 
+    def _installed(self, spec: EnvSpec) -> Environment | None:
+        """The environment in use, if it is made. Blocks: it reads some small files."""
+        return find(self._settings.home, lock_of(self._settings.home, CHECKOUT, spec))
+
     async def _environment_of(self, provider: Provider, report: ReportProgress) -> Environment:
         spec = self._catalog.env_of(provider)
-        known = await asyncio.to_thread(find, self._settings.home, _lock_path(spec.name))
+        known = await asyncio.to_thread(self._installed, spec)
         if known is not None:
             return known
         if spec.heavy:
@@ -253,9 +258,7 @@ class App:
 
     def provider_details(self) -> Mapping[str, Mapping[str, Any]]:
         """Name, kind, key variables, what each rests on, and whether the environment is there."""
-        installed = {
-            name: find(self._settings.home, _lock_path(name)) is not None for name in self._catalog.envs
-        }
+        installed = {name: self._installed(spec) is not None for name, spec in self._catalog.envs.items()}
         return {
             provider.id: {
                 "name": provider.name,
@@ -266,10 +269,6 @@ class App:
             }
             for provider in self._catalog.providers.values()
         }
-
-
-def _lock_path(env_name: str) -> Path:
-    return CHECKOUT / "locks" / f"{env_name}.txt"
 
 
 def _until_stdin_ends(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:

@@ -24,6 +24,7 @@ from supervisor.providers import (
     EnvSpec,
     Provider,
     Setting,
+    Variant,
     WireSpec,
     marks_in,
 )
@@ -112,14 +113,40 @@ def _tables(
 
 def _env(name: str, table: dict[str, Any]) -> EnvSpec:
     where = f"[env.{name}]"
-    _known(where, table, {"requirements", "imports", "heavy", "python"})
-    return EnvSpec(
+    _known(where, table, {"requirements", "imports", "heavy", "python", "about", "size_mb", "variants"})
+    spec = EnvSpec(
         name=name,
         requirements=_strings(where, table, "requirements"),
         imports=_strings(where, table, "imports"),
         heavy=_value(where, table, "heavy", bool, False),
         python=_value(where, table, "python", str, ">=3.10"),
+        others=tuple(_variant(name, *item) for item in _tables(table, "variants").items()),
+        about=_value(where, table, "about", str, ""),
+        size_mb=_sizes(where, table),
     )
+    if spec.others and not spec.heavy:  # a load would make the usual one, whatever the operator chose before
+        raise CatalogError(f"{where}: an environment with variants must be heavy = true")
+    return spec
+
+
+def _variant(env: str, name: str, table: dict[str, Any]) -> Variant:
+    where = f"[env.{env}.variants.{name}]"
+    _known(where, table, {"requirements", "lock", "about", "where", "size_mb"})
+    return Variant(
+        name=name,
+        lock=_value(where, table, "lock", str, f"{env}-{name}"),
+        requirements=_strings(where, table, "requirements"),
+        about=_required(where, table, "about"),
+        where=_value(where, table, "where", str, ""),
+        size_mb=_sizes(where, table),
+    )
+
+
+def _sizes(where: str, table: dict[str, Any]) -> dict[str, int]:
+    sizes = _value(where, table, "size_mb", dict, {})
+    if not all(type(size) is int for size in sizes.values()):
+        raise CatalogError(f"{where}: size_mb must be a table of whole numbers")
+    return dict(sizes)
 
 
 def _wire(name: str, table: dict[str, Any], envs: Mapping[str, EnvSpec]) -> WireSpec:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from supervisor import environments
+from supervisor import environments, variants
 from supervisor.all_environments import ALL, Cost, cost_of, cost_table, large, light, made_each
 from supervisor.bootstrap import CHECKOUT, EXIT_INTERRUPTED, fail, supervisor_recipe
 from supervisor.catalog import load_catalog
@@ -24,7 +24,7 @@ from supervisor.errors import ModuleError, ProvisionError, SettingsError
 from supervisor.flags import MARKDOWN, install_parser, making_flags, names_of
 from supervisor.home import Home, find_home
 from supervisor.launcher import LAUNCHER_NAME, program_argv, write_launchers
-from supervisor.providers import EnvSpec, Provider
+from supervisor.providers import EnvSpec, Provider, Variant
 from supervisor.provision import Recipe, provision
 from supervisor.spawn import exclusive_lock, hand_over, running_under
 from supervisor.terminal import ProgressLine, size_text
@@ -132,6 +132,7 @@ class _Commands:
             sys.stdout = sys.stderr  # the ready line is to be the first thing on stdout
         wanted = self._resolve([name for name in names_of(self.flags.llm) if name != ALL])
         unwanted = self._resolve(names_of(self.flags.remove))
+        self._check_variant(wanted or unwanted)
         if self.flags.test is not None:
             self._test()
         if self.flags.export_wheelhouse is not None:
@@ -160,22 +161,50 @@ class _Commands:
         """The providers of those names; all names are checked before anything is done."""
         return [self.catalog.named(name) for name in names]
 
+    def _variant(self, spec: EnvSpec) -> Variant:
+        """The variant that --variant names where there are several, else the one in use."""
+        name = self.flags.variant
+        return variants.named(spec, name) if name and spec.others else variants.in_use(self.home, spec)
+
+    def _check_variant(self, wanted: Sequence[Provider]) -> None:
+        """Before anything is done: --variant must mean something."""
+        several = [spec for spec in map(self.catalog.env_of, wanted) if spec.others]
+        if self.flags.variant and not several:
+            raise SettingsError(
+                "--variant goes with a --llm whose environment has variants; --list shows them"
+            )
+        for spec in several:
+            self._variant(spec)
+
     def _recipe(self, spec: EnvSpec) -> Recipe:
-        return Recipe(spec.name, CHECKOUT / "locks" / f"{spec.name}.txt", spec.imports, python=spec.python)
+        lock = self._variant(spec).lock
+        return Recipe(lock, CHECKOUT / "locks" / f"{lock}.txt", spec.imports, python=spec.python)
 
     def _find(self, spec: EnvSpec) -> Environment | None:
         return environments.find(self.home, self._recipe(spec).lock)
 
     def _install(self, provider: Provider) -> None:
         spec = self.catalog.env_of(provider)
+        recipe = self._recipe(spec)
         known = self._find(spec)
-        environment = known or self._make(self._recipe(spec))
+        if known is None:
+            self._announce(spec)
+        environment = known or self._make(recipe)
+        variants.choose(self.home, spec, self._variant(spec))
         how = (
             "is installed"
             if known
             else f"installed in {environment.seconds:.1f} s with {environment.installer}"
         )
-        print(f"{provider.id}: {how} ({spec.name}, {size_text(environment.size_bytes)})")
+        print(f"{provider.id}: {how} ({recipe.name}, {size_text(environment.size_bytes)})")
+
+    def _announce(self, spec: EnvSpec) -> None:
+        """What is about to be downloaded, where that is much."""
+        variant = self._variant(spec)
+        size_bytes = variants.download_bytes(variant)
+        if size_bytes:
+            named = f", variant {variant.name} ({variant.about})" if spec.others else ""
+            print(f"{spec.name}{named}: {size_text(size_bytes)} to download", file=sys.stderr, flush=True)
 
     def _install_all(self) -> list[Cost]:
         """Makes every environment that is not large, and shows what they cost; returns those that failed."""
@@ -214,6 +243,7 @@ class _Commands:
         self._refuse_if_used(environment)
         with exclusive_lock(self.home.locks / f"{environment.key}.lock", timeout_s=0):
             gone = environments.remove(self.home, environment.key)
+        variants.forget(self.home, spec)
         if not gone:
             raise ProvisionError(
                 f"{environment.directory} is in use: close what uses it, then --gc removes the rest"

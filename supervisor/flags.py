@@ -23,6 +23,8 @@ examples:
   python install.py --llm demo --chat        talk to the demo: no key, no network
   python install.py --llm groq,openai        what an application needs that uses these two
   python install.py --llm all                what every provider needs, but for the large ones
+  python install.py --llm transformers --variant cpu
+                                             a large environment, in the build for a machine without a GPU
   python install.py --llm groq --run 7562    and serve on that port
   python install.py --check                  what is wrong here, and what helps
 
@@ -76,6 +78,9 @@ def _add_asking(group: argparse._ArgumentGroup) -> None:
 def _add_installing(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--installer", choices=CHOICES, default="auto", help="auto: uv where it is found, else pip"
+    )
+    group.add_argument(
+        "--variant", metavar="NAME", help="of an environment that has several; --list shows them"
     )
     group.add_argument(
         "--wheelhouse", type=Path, metavar="DIR", help="install from these files alone, offline"

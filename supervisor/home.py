@@ -3,6 +3,7 @@
     envs/KEY-xxxx/, envs/KEY.json   environments, and the markers that make them count
     locks/KEY.lock                  who builds
     logs/                           the supervisor's rotating log
+    variants.json                   which variant of an environment was made last
     bin/w-ai-fu-llm, spawn.json     how an application starts the module; install.py writes them
     venvs.local.toml, settings.toml, .env   the operator's own
 
@@ -66,6 +67,11 @@ class Home:
     def local_catalog(self) -> Path:
         """The operator's own provider tables."""
         return self.root / "venvs.local.toml"
+
+    @property
+    def variants(self) -> Path:
+        """Which variant of an environment the operator made last."""
+        return self.root / "variants.json"
 
     @property
     def settings(self) -> Path:

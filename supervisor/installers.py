@@ -78,8 +78,9 @@ class Installer(ABC):
     name: str
 
     @abstractmethod
-    def argv(self, python: Path, lock: Path, wheelhouse: Path | None) -> list[str]:
-        """The command that installs `lock` into the environment of `python`."""
+    def argv(self, python: Path, lock: Path, wheelhouse: Path | None, build: str = "") -> list[str]:
+        """The command that installs `lock` into the environment of `python`; `build` is the local version of
+        pins that stand on torch's own index, whose address we never know."""
 
     @abstractmethod
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
@@ -107,10 +108,14 @@ class Uv(Installer):
     def __init__(self, program: str) -> None:
         self.program = program
 
-    def argv(self, python: Path, lock: Path, wheelhouse: Path | None) -> list[str]:
-        """As the interface says. The path of `python` is absolute, or uv would try every Python there is."""
+    def argv(self, python: Path, lock: Path, wheelhouse: Path | None, build: str = "") -> list[str]:
+        """As the interface says. The path of `python` is absolute, or uv would try every Python there is.
+
+        uv itself knows where each build of torch lies."""
         words = [self.program, "pip", "install", "--python", str(python), "--require-hashes"]
         words += ["--only-binary", ":all:", "--no-python-downloads", "--color", "never", "-r", str(lock)]
+        if build and wheelhouse is None:
+            words += ["--torch-backend", build]
         return words + _offline(wheelhouse)
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
@@ -144,8 +149,10 @@ class Pip(Installer):
     def __init__(self, program: Path) -> None:
         self.program = program
 
-    def argv(self, python: Path, lock: Path, wheelhouse: Path | None) -> list[str]:
-        """As the interface says. Nothing is compiled: the first import does that, for what is used."""
+    def argv(self, python: Path, lock: Path, wheelhouse: Path | None, build: str = "") -> list[str]:
+        """As the interface says. Nothing is compiled: the first import does that, for what is used.
+
+        Where pip looks besides the usual index is its user's to say, by its configuration or variables."""
         words = [
             str(python),
             "-I",

@@ -13,6 +13,7 @@ from supervisor.config import dotenv_lines
 from supervisor.doctor import Finding, Grade
 from supervisor.probes import Place, catalog_of, command, dotenv_text, missing
 from supervisor.providers import Provider
+from supervisor.variants import lock_of
 
 __all__ = ["keys"]
 
@@ -40,10 +41,10 @@ def _in_question(place: Place) -> list[Provider]:
     catalog = catalog_of(place)
     if place.names:
         return list(filter(None, map(catalog.find, place.names)))
-    locks = {spec: place.checkout / "locks" / f"{spec}.txt" for spec in catalog.envs}
+    locks = {name: lock_of(place.home, place.checkout, spec) for name, spec in catalog.envs.items()}
     there = {
-        spec
-        for spec, lock in locks.items()
+        name
+        for name, lock in locks.items()
         if lock.exists() and environments.find(place.home, lock) is not None
     }
     return [provider for provider in catalog.providers.values() if provider.env in there]

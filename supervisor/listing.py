@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from supervisor.providers import CONFIDENCES, Catalog, Provider
+from supervisor.providers import CONFIDENCES, USUAL, Catalog, Provider
 
 __all__ = ["cells", "claims", "counts", "listed", "page"]
 
@@ -34,7 +34,17 @@ def listed(catalog: Catalog, installed: Mapping[str, str]) -> Iterator[str]:
         cut = (cell.ljust(width) for cell, width in zip(row, widths, strict=False))
         yield "  ".join([*cut, row[-1]])
     yield ""
+    yield from _variants(catalog)
     yield from counts(catalog)
+
+
+def _variants(catalog: Catalog) -> Iterator[str]:
+    """The environments that can be made in several ways, and how each is chosen."""
+    for spec in catalog.envs.values():
+        for variant in spec.variants if spec.others else ():
+            flag = "without --variant" if variant.name == USUAL else f"--variant {variant.name}"
+            sizes = ", ".join(f"{name} {size} MB" for name, size in variant.size_mb.items())
+            yield f"{spec.name}, {flag}: {variant.about}; to download: {sizes or 'not known'}"
 
 
 def counts(catalog: Catalog) -> Iterator[str]:

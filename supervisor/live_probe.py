@@ -31,11 +31,12 @@ from supervisor.live_checks import TITLES, Check, Checks, Subject, Verdict
 from supervisor.live_talk import Talk
 from supervisor.own_module import EXIT_GONE, EXIT_SETTINGS, NoModuleError, connected, own_module
 from supervisor.probes import Place
-from supervisor.providers import Provider
+from supervisor.providers import EnvSpec, Provider
 from supervisor.redaction import Redactor
 from supervisor.report import redactor_of
 from supervisor.spawn import system_words
 from supervisor.terminal import StatusLine
+from supervisor.variants import lock_of
 from supervisor.version import VERSION
 
 __all__ = ["main"]
@@ -118,7 +119,7 @@ def _subjects(flags: argparse.Namespace, settings: Settings) -> list[Subject]:
         raise SettingsError("--model and --key-from belong to one provider: probe one at a time with them")
     key = _key(settings, flags.key_from)
     return [
-        Subject(provider, flags.model, key, installed=_is_installed(settings, provider))
+        Subject(provider, flags.model, key, installed=_is_installed(settings, catalog.env_of(provider)))
         for provider in providers
     ]
 
@@ -132,8 +133,8 @@ def _key(settings: Settings, variable: str | None) -> str | None:
     return key
 
 
-def _is_installed(settings: Settings, provider: Provider) -> bool:
-    return environments.find(settings.home, CHECKOUT / "locks" / f"{provider.env}.txt") is not None
+def _is_installed(settings: Settings, spec: EnvSpec) -> bool:
+    return environments.find(settings.home, lock_of(settings.home, CHECKOUT, spec)) is not None
 
 
 def _redactor(settings: Settings, subjects: Sequence[Subject]) -> Redactor:

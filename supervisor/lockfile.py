@@ -12,11 +12,11 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Pin", "applies", "marker_environment", "python_fits", "read_pins"]
+__all__ = ["Pin", "applies", "local_build", "marker_environment", "python_fits", "read_pins"]
 
 _PIN: Final = re.compile(r"\A([A-Za-z0-9][A-Za-z0-9._-]*)==(\S+)(?:\s*;\s*(.+))?\Z")
 _HASH: Final = re.compile(r"--hash=(sha256:[0-9a-f]{64})")
@@ -78,6 +78,16 @@ def applies(marker: str, values: Mapping[str, str]) -> bool:
     except SyntaxError as exc:
         raise ValueError(f"not a marker: {marker}") from exc
     return _holds(tree.body, values)
+
+
+def local_build(pins: Iterable[Pin], values: Mapping[str, str]) -> str:
+    """What stands behind the `+` of a version that applies there, `cpu` of `2.13.0+cpu`; empty without any.
+
+    Raises:
+        ValueError: a marker uses what is not known here.
+    """
+    builds = (pin.version.partition("+")[2] for pin in pins if applies(pin.marker, values))
+    return next(filter(None, builds), "")
 
 
 def python_fits(specifiers: str, version: str) -> bool:

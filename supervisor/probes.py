@@ -27,6 +27,7 @@ from supervisor.home import Home, default_root
 from supervisor.providers import Catalog, EnvSpec, Provider
 from supervisor.spawn import STAY_VARIABLE, path_limit
 from supervisor.terminal import size_text
+from supervisor.variants import lock_of
 
 __all__ = [
     "Place",
@@ -198,7 +199,7 @@ def missing(place: Place) -> Iterator[tuple[Provider, EnvSpec]]:
     catalog = catalog_of(place)
     for provider in filter(None, map(catalog.find, place.names)):
         spec = catalog.env_of(provider)
-        if environments.find(place.home, place.checkout / "locks" / f"{spec.name}.txt") is None:
+        if environments.find(place.home, lock_of(place.home, place.checkout, spec)) is None:
             yield provider, spec
 
 

@@ -14,11 +14,13 @@ from supervisor.errors import SettingsError
 __all__ = [
     "CONFIDENCES",
     "KINDS",
+    "USUAL",
     "Catalog",
     "EnvSpec",
     "Provider",
     "Setting",
     "UnknownProviderError",
+    "Variant",
     "WireSpec",
     "marks_in",
 ]
@@ -29,6 +31,8 @@ CONFIDENCES: Final = ("certain", "likely", "doubtful")
 """How well a provider's address and key are known: by two sources that do not depend on each other, or by its
 own documents or answer; by one source; or sources disagree. docs/providers.md."""
 SUGGESTIONS: Final = 3
+USUAL: Final = "default"
+"""The variant that is made when nobody says which; every dependency set has it."""
 FETCHING: Final = ("download", "pull")
 """Quirks that let a load fetch a model, into our own memory or into another program's."""
 _MARK: Final = re.compile(r"\{([a-z_]+)\}")
@@ -36,6 +40,22 @@ _MARK: Final = re.compile(r"\{([a-z_]+)\}")
 
 class UnknownProviderError(SettingsError):
     """A provider that is in no table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to fill a dependency set: its packages in other builds, pinned in a lock of its own."""
+
+    name: str
+    lock: str
+    """The name of its file in locks/, without the ending."""
+    requirements: tuple[str, ...] = ()
+    about: str = ""
+    """What it is for."""
+    where: str = ""
+    """The marker of the machines for which its lock has files; empty: all."""
+    size_mb: Mapping[str, int] = field(default_factory=dict)
+    """What is downloaded for it, by `sys.platform`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +69,22 @@ class EnvSpec:
     heavy: bool = False
     """Too large to be made by a `load`: only `install.py --llm NAME` makes it."""
     python: str = ">=3.10"
+    others: tuple[Variant, ...] = ()
+    """Its variants but for the usual one."""
+    about: str = ""
+    """What the usual variant is for."""
+    size_mb: Mapping[str, int] = field(default_factory=dict)
+    """What is downloaded for that, by `sys.platform`."""
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """All, the usual one first."""
+        usual = Variant(USUAL, self.name, self.requirements, self.about, size_mb=self.size_mb)
+        return (usual, *self.others)
+
+    def variant(self, name: str) -> Variant | None:
+        """The variant of that name."""
+        return next((variant for variant in self.variants if variant.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +207,11 @@ class Catalog:
     def env_of(self, provider: Provider) -> EnvSpec:
         """The dependency set that a provider's worker runs in."""
         return self.envs[provider.env]
+
+    def env_of_lock(self, lock: str) -> EnvSpec | None:
+        """The dependency set that the lock of that name fills."""
+        locks = ((variant.lock, spec) for spec in self.envs.values() for variant in spec.variants)
+        return next((spec for name, spec in locks if name == lock), None)
 
     def fetching(self) -> Catalog:
         """The same, in which every provider that can fetch a model on a load may do so."""

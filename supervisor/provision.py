@@ -33,7 +33,7 @@ from supervisor.environments import Environment, environment_key, lock_digest
 from supervisor.errors import ProvisionError
 from supervisor.home import Home
 from supervisor.installers import Installer, clean_environment, find_installers, reason_of
-from supervisor.lockfile import applies, marker_environment, python_fits, read_pins
+from supervisor.lockfile import Pin, applies, local_build, marker_environment, python_fits, read_pins
 from supervisor.spawn import environment_python, exclusive_lock, run_child
 
 __all__ = ["OnProgress", "Phase", "Progress", "Recipe", "provision"]
@@ -205,10 +205,11 @@ class _Build:
     def run(self, installer: str, wheelhouse: Path | None) -> Environment:
         """Makes it, or removes what there is of it."""
         candidates = find_installers(installer)
-        total = self._package_count()
+        pins = self._pins()
+        total = len(pins)
         try:
             self._create()
-            used = self._install(candidates, wheelhouse, total)
+            used = self._install(candidates, wheelhouse, total, local_build(pins, marker_environment()))
             facts = self._verify(total)
             environment = self._describe(used, facts)
             environments.write_marker(self.home, environment)
@@ -218,10 +219,11 @@ class _Build:
         self.report.say(Phase.DONE, f"{self.recipe.name} is ready", total, total)
         return environment
 
-    def _package_count(self) -> int:
+    def _pins(self) -> list[Pin]:
+        """Those of the lock that are for this machine."""
         values = marker_environment()
         try:
-            return sum(applies(pin.marker, values) for pin in read_pins(self.lock.decode("utf-8")))
+            return [pin for pin in read_pins(self.lock.decode("utf-8")) if applies(pin.marker, values)]
         except ValueError as exc:  # UnicodeDecodeError is one
             raise ProvisionError(f"{self.recipe.lock.name} is damaged ({exc}): restore the checkout") from exc
 
@@ -237,16 +239,20 @@ class _Build:
             argv += [str(self.directory)]
         self._step(argv, clean_environment(os.environ), CREATE_TIMEOUT_S)
 
-    def _install(self, candidates: list[Installer], wheelhouse: Path | None, total: int) -> Installer:
+    def _install(
+        self, candidates: list[Installer], wheelhouse: Path | None, total: int, build: str
+    ) -> Installer:
         """Tries the installers in order; one that finds a wrong file is the last."""
         lock = self.directory / "lock.txt"  # a copy: what is installed is what the key was made from
         lock.write_bytes(self.lock)
         for number, installer in enumerate(candidates, start=1):
             try:
-                self._install_with(installer, lock, wheelhouse, total)
+                self._install_with(installer, installer.argv(self.python, lock, wheelhouse, build), total)
             except _StepError as exc:
-                if number == len(candidates) or installer.refused_a_hash(exc.output):
+                if installer.refused_a_hash(exc.output):
                     raise
+                if number == len(candidates):
+                    raise _hinted(exc, build) from exc
                 self.report.say(
                     Phase.INSTALL, f"{installer.name} failed, trying {candidates[number].name}", 0, total
                 )
@@ -254,7 +260,7 @@ class _Build:
                 return installer
         raise AssertionError("find_installers returns one at least")
 
-    def _install_with(self, installer: Installer, lock: Path, wheelhouse: Path | None, total: int) -> None:
+    def _install_with(self, installer: Installer, argv: list[str], total: int) -> None:
         done: set[str] = set()
 
         def hear(line: str) -> None:
@@ -264,7 +270,6 @@ class _Build:
                 self.report.say(Phase.INSTALL, package, min(len(done), total), total)
 
         self.report.say(Phase.INSTALL, f"with {installer.name}", 0, total)
-        argv = installer.argv(self.python, lock, wheelhouse)
         self._step(argv, installer.environment(os.environ), INSTALL_TIMEOUT_S, hear)
 
     def _verify(self, total: int) -> dict[str, str]:
@@ -339,6 +344,14 @@ class _StepError(ProvisionError):
     def __init__(self, message: str, output: list[str]) -> None:
         super().__init__(message)
         self.output = output
+
+
+def _hinted(error: _StepError, build: str) -> _StepError:
+    """The same error, with what helps where packages stand on another index than the usual one."""
+    if not build:
+        return error
+    hint = f"its +{build} packages are on torch's own index: install uv, which knows it, or name it to pip"
+    return _StepError(f"{error.message}; {hint} (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS)", error.output)
 
 
 def _check_python(recipe: Recipe) -> None:

@@ -28,7 +28,7 @@ from supervisor.environments import Environment, environment_key, find, read_mar
 from supervisor.errors import OperatorError, WorkerError
 from supervisor.installers import clean_environment
 from supervisor.probes import Place, catalog_of, command, settings_of
-from supervisor.providers import Provider
+from supervisor.providers import USUAL, Provider
 from supervisor.spawn import listener_on, run_child, worker_environment
 from supervisor.terminal import size_text
 from supervisor.version import VERSION
@@ -154,21 +154,30 @@ def _tried(place: Place, marked: Environment, title: str) -> Finding:
 def _imports(place: Place, name: str) -> tuple[str, ...]:
     if name == "supervisor":
         return SUPERVISOR_IMPORTS
-    spec = catalog_of(place).envs.get(name)
+    spec = catalog_of(place).env_of_lock(name)
     return () if spec is None else spec.imports
 
 
 def _provider_in(place: Place, name: str) -> Provider | None:
-    """A provider by which that environment can be made."""
-    providers = catalog_of(place).providers.values()
-    return next((provider for provider in providers if provider.env == name), None)
+    """A provider by which the environment of that lock can be made."""
+    catalog = catalog_of(place)
+    spec = catalog.env_of_lock(name)
+    providers = catalog.providers.values()
+    return next((provider for provider in providers if spec and provider.env == spec.name), None)
+
+
+def _variant_flags(place: Place, name: str) -> tuple[str, ...]:
+    """What tells install.py to make that lock, and no other of the same environment."""
+    spec = catalog_of(place).env_of_lock(name)
+    variant = next((item for item in spec.variants if item.lock == name), None) if spec is not None else None
+    return ("--variant", variant.name) if variant is not None and variant.name != USUAL else ()
 
 
 def _make(place: Place, name: str) -> str:
     """The command that makes what does not count as made."""
     provider = _provider_in(place, name)
     if provider is not None:
-        return command(place, "--llm", provider.id)
+        return command(place, "--llm", provider.id, *_variant_flags(place, name))
     return command(place, "--test") if name == "dev" else command(place)
 
 
@@ -176,7 +185,8 @@ def _make_anew(place: Place, marked: Environment) -> str:
     """The command for what counts as made, and is broken all the same."""
     provider = _provider_in(place, marked.name)
     if provider is not None:
-        return command(place, "--remove", provider.id, "--llm", provider.id)
+        flags = _variant_flags(place, marked.name)
+        return command(place, "--remove", provider.id, "--llm", provider.id, *flags)
     return f'delete the folder "{marked.directory}", then {_make(place, marked.name)}'
 
 

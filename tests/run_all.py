@@ -5,6 +5,7 @@ environment.
                                               pure and wire tests again on the oldest and on the newest
                                               Python that the machine has
     python install.py --test tests/x.py -x    pytest with these arguments, nothing else
+    python install.py --test tests/heavy      engines that are large, and that --llm NAME has made before
 
 The exit code is 0 only if every step passed, and pytest's closing line is printed last.
 """
@@ -57,6 +58,9 @@ PORTABLE: Final = (
 )
 """The pure and wire tests, which other Pythons run too; those that are there."""
 
+HOME_OF_ENGINES: Final = "WAIFU_LLM_TEST_HOME"
+"""Tells tests/heavy in which HOME to look for the environments of large engines."""
+
 CLOSING_LINE: Final = re.compile(r"=+ .*\b(?:passed|failed|errors?|skipped|no tests ran)\b.* =+\s*\Z")
 
 
@@ -76,8 +80,8 @@ def main() -> int:
     parser.add_argument("--home", required=True)
     flags, arguments = parser.parse_known_args()
     if arguments:
-        return _step("pytest", [*_pytest(), *arguments]).code
-    results = [_step(name, argv) for name, argv in _steps(flags.home)]
+        return _step("pytest", [*_pytest(), *arguments], flags.home).code
+    results = [_step(name, argv, flags.home) for name, argv in _steps(flags.home)]
     _say("")
     for result in results:
         _say(f"{'ok    ' if result.code == 0 else 'FAILED'} {result.seconds:6.1f} s  {result.name}")
@@ -123,7 +127,7 @@ def _python() -> str:
     return shlex.join([sys.executable, *WARNING])
 
 
-def _step(name: str, argv: list[str]) -> Result:
+def _step(name: str, argv: list[str], home: str) -> Result:
     """Runs one step, showing its output as it comes."""
     _say(f"\n--- {name}")
     started = time.monotonic()
@@ -131,7 +135,7 @@ def _step(name: str, argv: list[str]) -> Result:
     child = subprocess.Popen(
         argv,
         cwd=CHECKOUT,
-        env=_environment(),
+        env={**_environment(), HOME_OF_ENGINES: home},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -12,6 +12,7 @@ from typing import Final
 
 import pytest
 
+from supervisor.catalog import load_catalog
 from supervisor.lockfile import applies, read_pins
 from supervisor.wheelhouse import TARGETS
 from tests.wheelhouse import CHECKOUT, PATIENCE_S
@@ -100,6 +101,19 @@ def test_what_disagrees_is_told(
     assert any(complaint in sentence for sentence in module.disagreements())
 
 
+def test_a_variant_has_a_lock_of_its_own_unless_it_shares_one(checkout: tuple[ModuleType, Path]) -> None:
+    module, locks = checkout
+    with (locks.parent / "venvs.toml").open("a", encoding="utf-8") as tables:
+        tables.write('variants.cpu = { requirements = ["torch==2.13.0+cpu"], where = "os_name == \'x\'" }\n')
+        tables.write('variants.cuda = { lock = "http" }\n')
+    assert module.disagreements() == ["http-cpu.txt is missing"]
+    (locks / "http-cpu.txt").write_text(f"torch==2.13.0+cpu{HASH}\n", encoding="utf-8")
+    assert module.disagreements() == []
+    assert module._head("http-cpu") == "# Its files of torch are only those for: os_name == 'x'\n"
+    assert module._torch_words(["torch==2.13.0+cpu"], None) == ["--torch-backend", "cpu"]
+    assert module._torch_words(["torch==2.13.0+cpu"], "folder") == ["--find-links", "folder"]
+
+
 def test_a_lock_that_is_missing_is_told(checkout: tuple[ModuleType, Path]) -> None:
     module, locks = checkout
     (locks / "http.txt").unlink()
@@ -114,20 +128,39 @@ def test_a_lock_names_no_host_and_hashes_every_file(name: str) -> None:
     assert all(pin.hashes for pin in read_pins(text))
 
 
-@pytest.mark.parametrize("python", PYTHONS)
-@pytest.mark.parametrize("platform", TARGETS)
-@pytest.mark.parametrize("name", RUNS_EVERYWHERE)
-def test_a_lock_pins_each_requirement_once_for_every_platform_and_python(
-    name: str, platform: str, python: str
-) -> None:
-    module = _refresh()
-    values = {
+def _where(name: str) -> str:
+    """The marker of the machines that a variant's lock is for; of any other lock there is none."""
+    envs = load_catalog(CHECKOUT / "venvs.toml").envs.values()
+    return next((v.where for spec in envs for v in spec.others if v.lock == name), "")
+
+
+def _machine(platform: str, python: str) -> dict[str, str]:
+    """The values of markers there."""
+    return {
         "python_version": python,
         "python_full_version": f"{python}.9",
         "platform_python_implementation": "CPython",
         "implementation_name": "cpython",
         **TARGETS[platform][1],
     }
+
+
+CELLS: Final = [
+    pytest.param(name, platform, python, id=f"{name}-{platform}-{python}")
+    for name in RUNS_EVERYWHERE
+    for platform in TARGETS
+    for python in PYTHONS
+    if applies(_where(name), _machine(platform, python))
+]
+"""Without those for which install.py refuses a variant."""
+
+
+@pytest.mark.parametrize(("name", "platform", "python"), CELLS)
+def test_a_lock_pins_each_requirement_once_for_every_platform_and_python(
+    name: str, platform: str, python: str
+) -> None:
+    module = _refresh()
+    values = _machine(platform, python)
     pins = read_pins((LOCKS / f"{name}.txt").read_text(encoding="utf-8"))
     chosen = [module._canonical(pin.name) for pin in pins if applies(pin.marker, values)]
     assert len(chosen) == len(set(chosen))

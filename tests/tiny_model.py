@@ -22,6 +22,7 @@ __all__ = [
     "TEMPLATE",
     "TINY",
     "Shape",
+    "speaks",
     "tensors",
     "vocabulary",
 ]
@@ -96,6 +97,25 @@ def tensors(seed: int, shape: Shape) -> dict[str, np.ndarray[Any, Any]]:
             f"{block}.mlp.down_proj.weight": noise(width, feed_forward),
         }
     return made
+
+
+def speaks(weights: dict[str, np.ndarray[Any, Any]], text: str, after: str) -> None:
+    """Changes the weights so that the model says `text` again and again; `after` is the last character of a
+    prompt. Each byte of the text may stand in it only once, since each one decides the next.
+
+    The layers then add nothing, and a token is followed by the one whose row of the head looks like it.
+    """
+    places = {token: number for number, token in enumerate(vocabulary())}
+    letters = _byte_tokens()
+    said = [places[letters[byte]] for byte in text.encode()]
+    embedded, head = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
+    for name in weights:
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weights[name] = np.zeros_like(weights[name])
+    head[:] = 0
+    for token, following in zip(said, [*said[1:], said[0]], strict=True):
+        head[following] += embedded[token]
+    head[said[0]] += embedded[places[letters[ord(after)]]]
 
 
 def _byte_tokens() -> list[str]:

@@ -22,14 +22,25 @@ from tests.tiny_model import (
     TEMPLATE,
     TINY,
     Shape,
+    speaks,
     tensors,
     vocabulary,
 )
 
-__all__ = ["make_tiny_safetensors", "safetensors_bytes"]
+__all__ = ["make_speaker", "make_tiny_mamba", "make_tiny_safetensors", "safetensors_bytes"]
 
 ROPE_THETA: Final = 10_000.0
 """The base of the positions' angles; it stands at the top of config.json, where all engines look for it."""
+_MAMBA: Final = {
+    "architectures": ["MambaForCausalLM"],
+    "model_type": "mamba",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "state_size": 8,
+    "time_step_rank": 2,
+    "conv_kernel": 4,
+    "expand": 2,
+}
 _BYTES: Final = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 
@@ -48,6 +59,39 @@ def make_tiny_safetensors(
     for name, value in texts.items():
         _write_json(folder / name, value)
     _write_weights(folder, tensors(seed, shape), files)
+
+
+def make_speaker(folder: Path, text: str) -> None:
+    """A model that says that text again and again, whatever it is asked."""
+    make_tiny_safetensors(folder)
+    weights = tensors(7, TINY)
+    speaks(weights, text, after=":")
+    _write_weights(folder, weights, 1)
+
+
+def make_tiny_mamba(folder: Path, *, seed: int = 7) -> None:
+    """A model of another kind: without attention, it keeps a state of a fixed size instead of a context."""
+    make_tiny_safetensors(folder)
+    _write_json(folder / "config.json", {**_config(TINY), **_MAMBA})
+    random = np.random.default_rng(seed)
+    width, inner, states, rank, count = 32, 64, 8, 2, len(vocabulary())
+    shapes: dict[str, tuple[int, ...]] = {
+        "norm.weight": (width,),
+        "mixer.A_log": (inner, states),
+        "mixer.D": (inner,),
+        "mixer.conv1d.weight": (inner, 1, 4),
+        "mixer.conv1d.bias": (inner,),
+        "mixer.in_proj.weight": (2 * inner, width),
+        "mixer.x_proj.weight": (rank + 2 * states, inner),
+        "mixer.dt_proj.weight": (inner, rank),
+        "mixer.dt_proj.bias": (inner,),
+        "mixer.out_proj.weight": (width, inner),
+    }
+    layers = {f"backbone.layers.{n}.{name}": shape for n in range(2) for name, shape in shapes.items()}
+    ends = {"backbone.embeddings.weight": (count, width), "backbone.norm_f.weight": (width,)}
+    all_shapes = {**ends, "lm_head.weight": (count, width), **layers}
+    made = {name: random.standard_normal(shape).astype(np.float32) for name, shape in all_shapes.items()}
+    _write_weights(folder, made, 1)
 
 
 def safetensors_bytes(weights: Mapping[str, np.ndarray[Any, Any]]) -> bytes:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from workers.adapter import AdapterError
@@ -21,12 +23,23 @@ from workers.redaction import redacted
 
 __all__ = ["Render", "renderer"]
 
-Render: TypeAlias = "Callable[[list[dict[str, str]], bool], str]"
-"""Messages, and whether the model is to think, as one text.
+Render: TypeAlias = "Callable[[list[dict[str, str]], bool, Mapping[str, Any]], str]"
+"""Messages, whether the model is to think, and what else the template may be told, as one text.
 
 Raises:
     AdapterError: INVALID_PROMPT, the template refuses them.
 """
+
+
+class _Generation(Extension):
+    """`{% generation %}`, which marks for training what the model said, and means nothing here."""
+
+    tags = {"generation"}  # noqa: RUF012  # as the library wants it
+
+    def parse(self, parser: Parser) -> list[Node]:
+        """What stands in it."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def renderer(template: str, words: Mapping[str, str]) -> Render:
@@ -35,7 +48,9 @@ def renderer(template: str, words: Mapping[str, str]) -> Render:
     Raises:
         AdapterError: INVALID_MODEL, the template cannot be read.
     """
-    sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    sandbox = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+    )
     sandbox.filters["tojson"] = _json
     sandbox.globals.update(raise_exception=_refuse, strftime_now=_now)
     try:
@@ -46,11 +61,10 @@ def renderer(template: str, words: Mapping[str, str]) -> Render:
             f"The model's chat template cannot be read ({redacted(str(exc))}); load with options.transcript.",
         ) from exc
 
-    def render(messages: list[dict[str, str]], think: bool) -> str:
+    def render(messages: list[dict[str, str]], think: bool, more: Mapping[str, Any]) -> str:
+        fixed = {"messages": messages, "add_generation_prompt": True, "tools": None}
         try:
-            return compiled.render(
-                messages=messages, add_generation_prompt=True, enable_thinking=think, tools=None, **words
-            )
+            return compiled.render({"enable_thinking": think, **more, **words, **fixed})
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, OverflowError) as exc:
             raise AdapterError(
                 Code.INVALID_PROMPT,

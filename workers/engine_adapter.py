@@ -28,15 +28,15 @@ from workers.adapter import (
 )
 from workers.codes import Code
 from workers.hub_download import Hub
-from workers.model_files import ModelFiles, hub_name
+from workers.model_files import MAIN, ModelFiles, hub_name
 from workers.resident import Model, Resident, Turn
 
-__all__ = ["EngineAdapter"]
+__all__ = ["QUIRKS", "EngineAdapter"]
 
 BEAT_S: Final = 1.0
 """How often a request that waits for its turn says that it is alive."""
 HUB: Final = "https://huggingface.co"
-_QUIRKS: Final = ("models_dir", "download", "hub", "models_in_memory", "suggested")
+QUIRKS: Final = ("models_dir", "download", "hub", "models_in_memory", "suggested")
 """Where models are; whether what is not there may be fetched on a load; from where; how many models may be in
 memory at once; what to begin with where there is none: names → what they cost."""
 _MS_PER_S: Final = 1000
@@ -52,10 +52,14 @@ class EngineAdapter(Adapter, Generic[W, M]):
     """The models of this process; the engine's adapter has it."""
     kind: str
     """What a model is, for a sentence: `a .gguf file`."""
+    quirks: tuple[str, ...] = QUIRKS
+    """What an operator may say."""
+    revision: str = MAIN
+    """Of a repository of the hub's."""
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
         super().__init__(provider, binding)
-        self.files = ModelFiles.of(_known_quirks(provider), os.environ)
+        self.files = ModelFiles.of(self._known_quirks(provider), os.environ)
         self._default = provider.default_model or ""
         self._found: dict[str, Path] = {}
         self._joined = False
@@ -160,18 +164,25 @@ class EngineAdapter(Adapter, Generic[W, M]):
     async def _fetched(self, model: str, report: ReportProgress) -> None:
         """The model is on the disk afterwards, if it may be fetched and is one of the hub's."""
         named = hub_name(model)
-        quirks = self.provider.quirks
-        if named is None or quirks.get("download") is not True:
+        if named is None or self.provider.quirks.get("download") is not True:
             return
         try:
             await self.wanted_of(model)
         except AdapterError:
-            hub = Hub(str(quirks.get("hub", HUB)).rstrip("/"), self.files.hub, self.binding.key)
+            endpoint = str(self.provider.quirks.get("hub", HUB)).rstrip("/")
+            hub = Hub(endpoint, self.files.hub, self.binding.key, self.revision)
             given_up = threading.Event()
             try:
                 self._found[model] = await asyncio.to_thread(self.fetch, hub, *named, report, given_up)
             finally:
                 given_up.set()
+
+    def _known_quirks(self, provider: ProviderSpec) -> Mapping[str, Any]:
+        unknown = sorted(set(provider.quirks) - set(self.quirks))
+        if unknown:
+            sentence = f"[provider.{provider.id}.quirks]: unknown key {unknown[0]!r}"
+            raise AdapterError(Code.UNEXPECTED, sentence)
+        return provider.quirks
 
     def _suggested(self, names: tuple[str, ...]) -> str:
         """The model to begin with where there is none yet and one may be fetched; else empty."""
@@ -196,10 +207,3 @@ class EngineAdapter(Adapter, Generic[W, M]):
             f"one of {', '.join(names)}" if names else f"{self.kind}; there is none in {self.files.places()}"
         )
         raise AdapterError(Code.INVALID_MODEL, f"Say which model: {known}.")
-
-
-def _known_quirks(provider: ProviderSpec) -> Mapping[str, Any]:
-    unknown = sorted(set(provider.quirks) - set(_QUIRKS))
-    if unknown:
-        raise AdapterError(Code.UNEXPECTED, f"[provider.{provider.id}.quirks]: unknown key {unknown[0]!r}")
-    return provider.quirks

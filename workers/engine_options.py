@@ -7,6 +7,7 @@ would, before an engine tries for a minute or the system ends the process. Pure.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -44,8 +45,15 @@ LIMITS: Final = {
 """From and to."""
 WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "isq": ("Q2K", "Q3K", "Q4K", "Q5K", "Q6K", "Q8_0"),
+    "dtype": ("float32", "bfloat16", "float16"),
+    "quantization": ("8bit", "4bit"),
 }
-"""One of these, in any case; all others are true or false."""
+"""One of these, in any case."""
+TEXTS: Final[Mapping[str, tuple[re.Pattern[str], str]]] = {
+    "device": (re.compile(r"cpu|mps|cuda(?::\d{1,2})?"), "cpu, mps, cuda, or cuda:1 for the second one"),
+    "revision": (re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"), "a commit, a tag or a branch"),
+}
+"""A text of that form, and how it is said; all others are true or false."""
 
 G = TypeVar("G")
 
@@ -137,6 +145,8 @@ def check_memory(name: str, used: Used, header: GgufHeader, *, file_bytes: int, 
 def _checked(name: str, value: Any) -> Any:
     if name in WORDS:
         return _word(name, value)
+    if name in TEXTS:
+        return _text(name, value)
     if name not in LIMITS:
         if isinstance(value, bool):
             return value
@@ -147,6 +157,13 @@ def _checked(name: str, value: Any) -> Any:
     if type(value) is int and least <= value <= most:
         return value
     raise AdapterError(Code.INVALID_REQUEST, f"options.{name} must be a whole number from {least} to {most}.")
+
+
+def _text(name: str, value: Any) -> str:
+    form, said = TEXTS[name]
+    if isinstance(value, str) and form.fullmatch(value):
+        return value
+    raise AdapterError(Code.INVALID_REQUEST, f"options.{name} must be {said}.")
 
 
 def _word(name: str, value: Any) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["BadFolder", "FolderModel", "read_folder"]
+__all__ = ["KV_ITEM_BYTES", "BadFolder", "FolderModel", "read_folder"]
 
 TEXT_MAX_BYTES: Final = 64 << 20
 """Of one of the JSON files; the largest tokenizers have some tens of megabytes."""

@@ -31,7 +31,7 @@ from urllib.parse import quote, urljoin
 
 from workers.adapter import AdapterError, ReportProgress
 from workers.codes import Code
-from workers.model_files import hub_name, part_names
+from workers.model_files import MAIN, hub_name, part_names
 
 __all__ = ["Hub"]
 
@@ -104,6 +104,7 @@ class Hub:
     endpoint: str
     cache: Path
     key: str | None = None
+    revision: str = MAIN
 
     def fetch(self, repo: str, file: str, report: ReportProgress, given_up: threading.Event) -> str:
         """Brings a model into the cache, as far as it is not there; returns its file's name there. Blocks.
@@ -153,7 +154,7 @@ class Hub:
             progress.add(place.size)
         else:
             self._download(place, blob, f"{repo}/{file}", progress)
-        _name(folder, place, file, blob)
+        _name(folder, place, file, blob, self.revision)
 
     def _files_of_model(self, repo: str) -> list[str]:
         """The files of a repository that make a model, its config the last."""
@@ -169,7 +170,8 @@ class Hub:
 
     def _names(self, repo: str) -> list[str]:
         """All files of a repository."""
-        with self._open(f"{self.endpoint}/api/models/{quote(repo)}") as answer:
+        at = "" if self.revision == MAIN else f"/revision/{quote(self.revision)}"
+        with self._open(f"{self.endpoint}/api/models/{quote(repo)}{at}") as answer:
             try:
                 listed = json.loads(answer.read(LIST_MAX_BYTES))
             except ValueError as exc:
@@ -193,7 +195,7 @@ class Hub:
         )
 
     def _place(self, repo: str, file: str) -> _Place:
-        target = f"{self.endpoint}/{quote(repo)}/resolve/main/{quote(file)}"
+        target = f"{self.endpoint}/{quote(repo)}/resolve/{quote(self.revision)}/{quote(file)}"
         for _ in range(REDIRECTS_MAX):
             with self._open(target, method="HEAD") as answer:
                 headers, location = answer.headers, answer.headers.get("Location")
@@ -318,8 +320,8 @@ def _is_named(folder: Path, place: _Place, file: str) -> bool:
     return named.is_file() and not named.is_symlink() and named.stat().st_size == place.size
 
 
-def _name(folder: Path, place: _Place, file: str, blob: Path) -> None:
-    """The file's name in the snapshot, and the snapshot's as the newest."""
+def _name(folder: Path, place: _Place, file: str, blob: Path, revision: str) -> None:
+    """The file's name in the snapshot, and the snapshot's as the revision's newest."""
     named = _named(folder, place, file)
     named.parent.mkdir(parents=True, exist_ok=True)
     if not named.is_file():
@@ -332,7 +334,8 @@ def _name(folder: Path, place: _Place, file: str, blob: Path) -> None:
             os.replace(blob, named)  # noqa: PTH105 as above
     refs = folder / "refs"
     refs.mkdir(exist_ok=True)
-    (refs / "main").write_text(place.commit, encoding="utf-8")
+    if revision != place.commit:
+        (refs / revision).write_text(place.commit, encoding="utf-8")
 
 
 def _not_the_hub(repo: str) -> AdapterError:

@@ -13,25 +13,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from workers.adapter import AdapterError, Request, Warn
-from workers.chat_template import Render
+from workers.chat_prompt import TEMPLATE_WORDS, THINKING_HEADROOM, Manner, prompt_of
 from workers.codes import Code
-from workers.parameters import asks_to_think, omitted
-from workers.prompt import merged, plain_roles, prefixed
-from workers.transcript import transcript
+from workers.parameters import omitted
 
-__all__ = ["THINK", "Asked", "Manner", "ask"]
+__all__ = ["Asked", "ask"]
 
 STOPS_MAX: Final = 16
 """The engine looks for all of them after every token."""
-THINKING_HEADROOM: Final = 2048
-"""Tokens for thinking that a client asked for; they do not count as visible text."""
-THINK: Final = "<think>"
 _SAME_NAMES: Final = (
     *("top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
 )
 _WHOLE: Final = ("top_k",)
 _EXTRA: Final[Mapping[str, tuple[type, ...]]] = {
     "ignore_eos": (bool,),
+    TEMPLATE_WORDS: (dict,),
     "logit_bias": (dict,),
     "grammar": (str,),
     "grammar_type": (str,),
@@ -41,16 +37,6 @@ _EXTRA: Final[Mapping[str, tuple[type, ...]]] = {
     "dry_sequence_breakers": (list,),
 }
 """What a client may add, and its type."""
-
-
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How a loaded model wants to be spoken to."""
-
-    render: Render | None
-    """None: as a transcript."""
-    may_think: bool
-    """Its chat template knows thinking, in which a stop string must not fire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +51,8 @@ class Asked:
     plain: bool
     """It is a transcript: the white space at the start of a reply is none of it."""
     warnings: tuple[Warn, ...]
-
-    @property
-    def thinks_from_the_start(self) -> bool:
-        """Whether the template has opened a block of thinking that the reply goes on with."""
-        return not self.plain and _opens_thinking(self.prompt)
+    thinks_from_the_start: bool = False
+    """The template has opened a block of thinking that the reply goes on with."""
 
 
 def ask(request: Request, manner: Manner) -> Asked:
@@ -83,33 +66,17 @@ def ask(request: Request, manner: Manner) -> Asked:
     wanted = "seed" in request.sampling and request.temperature > 0
     if wanted and "grammar" in fields:
         warnings.append(omitted("seed"))
-    think = asks_to_think(request) and manner.may_think
-    prompt, ends = _prompt(request, manner, think=think)
-    thinks = think or _opens_thinking(prompt)
+    prompt = prompt_of(request, manner)
     return Asked(
-        prompt=prompt,
-        max_tokens=request.max_output_length + (THINKING_HEADROOM if thinks else 0),
+        prompt=prompt.text,
+        thinks_from_the_start=prompt.opens_thinking,
+        max_tokens=request.max_output_length + (THINKING_HEADROOM if prompt.thinks else 0),
         fields=fields,
-        stops=() if manner.may_think else _stops(request, ends),
+        stops=() if manner.may_think else _stops(request, prompt.stops),
         seeded=wanted and "grammar" not in fields,
-        plain=manner.render is None,
+        plain=prompt.plain,
         warnings=tuple(warnings),
     )
-
-
-def _opens_thinking(prompt: str) -> bool:
-    return prompt.rstrip().endswith(THINK)
-
-
-def _prompt(request: Request, manner: Manner, *, think: bool) -> tuple[str, tuple[str, ...]]:
-    """The text, and where somebody else would begin to speak in it."""
-    if manner.render is None:
-        lines = transcript(request)
-        text = "".join(f"{line.content}\n" for line in lines.lines)
-        return f"{text}{lines.speaker}:", lines.stops
-    messages = merged(prefixed(message) for message in plain_roles(request.messages))
-    plain = [{"role": message.role, "content": message.content} for message in messages]
-    return manner.render(plain, think), ()
 
 
 def _stops(request: Request, ends: tuple[str, ...]) -> tuple[str, ...]:
@@ -150,7 +117,7 @@ def _extra(request: Request, warnings: list[Warn]) -> dict[str, Any]:
             warnings.append(omitted(f"extra.{name}"))
         elif not isinstance(value, _EXTRA[name]):
             raise AdapterError(Code.INVALID_PROMPT, f"extra.{name} is of a wrong type.")
-        else:
+        elif name != TEMPLATE_WORDS:  # which is the prompt's
             fields[name] = value
     if "logit_bias" in fields:
         fields["logit_bias"] = _bias(fields["logit_bias"])

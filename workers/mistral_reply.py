@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from workers.adapter import AdapterError, Event, Finish, FinishReason, Reasoning, Request, Text, Usage
+from workers.chat_prompt import THINK
 from workers.codes import Code
 from workers.engine_thread import Pieces
-from workers.mistral_chat import THINK, Asked
+from workers.mistral_chat import Asked
 from workers.seeded import END_HELD, Candidate, Draw
 from workers.stops import StopCutter
 

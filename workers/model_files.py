@@ -25,6 +25,7 @@ from workers.codes import Code
 __all__ = [
     "DEPTH_MAX",
     "FILES_MAX",
+    "MAIN",
     "NEAR_NAMES",
     "SUFFIX",
     "ModelFiles",
@@ -42,6 +43,8 @@ FILES_MAX: Final = 2000
 DEPTH_MAX: Final = 3
 """Folders below a models folder that are looked into."""
 NEAR_NAMES: Final = 3
+MAIN: Final = "main"
+"""The branch of a repository that is meant when none is named."""
 PARTS_MAX: Final = 1000
 _PART: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf\Z", re.IGNORECASE)
 _NOT_MODELS: Final = ("mmproj",)
@@ -156,10 +159,11 @@ def parts_of(path: Path) -> list[Path]:
     return parts
 
 
-def repositories(hub: Path) -> Iterator[tuple[str, Path]]:
-    """The repositories in the hub's cache, and the newest snapshot of each."""
+def repositories(hub: Path, revision: str = MAIN) -> Iterator[tuple[str, Path]]:
+    """The repositories in the hub's cache, and of each the newest snapshot, or that of a commit, a tag or a
+    branch where it is there."""
     for repo in directories(hub):
-        snapshot = _snapshot(repo) if repo.name.startswith(_REPO_PREFIX) else None
+        snapshot = _snapshot(repo, revision) if repo.name.startswith(_REPO_PREFIX) else None
         if snapshot is not None:
             yield repo.name[len(_REPO_PREFIX) :].replace("--", "/"), snapshot
 
@@ -220,14 +224,16 @@ def _is_model(path: Path) -> bool:
     return name.endswith(SUFFIX) and not later and not name.startswith(_NOT_MODELS)
 
 
-def _snapshot(repo: Path) -> Path | None:
-    """The one that `main` names, else the one that changed last."""
+def _snapshot(repo: Path, revision: str) -> Path | None:
+    """The one that the revision is or names; where none was wanted, also the one that changed last."""
     try:
-        commit = (repo / "refs" / "main").read_text(encoding="utf-8").strip()
+        commit = (repo / "refs" / revision).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        commit = ""
+        commit = revision
     snapshots = directories(repo / "snapshots")
     named = [snapshot for snapshot in snapshots if snapshot.name == commit]
+    if revision != MAIN:
+        return named[0] if named else None
     return named[0] if named else max(snapshots, key=lambda item: item.stat().st_mtime, default=None)
 
 

@@ -22,23 +22,50 @@ from workers.codes import Code
 from workers.model_files import (
     DEPTH_MAX,
     FILES_MAX,
+    MAIN,
     NEAR_NAMES,
     SUFFIX,
     ModelFiles,
     directories,
     existing_path,
+    hub_name,
     repositories,
 )
 
-__all__ = ["CONFIG", "find_model", "is_model_folder", "model_names"]
+__all__ = ["CONFIG", "find_folder", "find_model", "folder_names", "is_model_folder", "model_names"]
 
 CONFIG: Final = "config.json"
 
 
 def model_names(files: ModelFiles) -> tuple[str, ...]:
     """All models that can be named: the folders first, then the GGUF files. Blocks."""
-    folders = (name for name, _ in _folders(files))
-    return tuple(dict.fromkeys((*folders, *files.names())))[:FILES_MAX]
+    return tuple(dict.fromkeys((*folder_names(files), *files.names())))[:FILES_MAX]
+
+
+def folder_names(files: ModelFiles, revision: str = MAIN) -> tuple[str, ...]:
+    """The folders alone. Blocks."""
+    return tuple(dict.fromkeys(name for name, _ in _folders(files, revision)))[:FILES_MAX]
+
+
+def find_folder(files: ModelFiles, name: str, revision: str = MAIN) -> Path:
+    """The folder of that name, a repository of the hub's at that revision. Blocks.
+
+    Raises:
+        AdapterError: INVALID_MODEL, there is none.
+    """
+    name = name.strip()
+    if name.startswith("~") or Path(name).is_absolute():
+        return _at(name)
+    known = dict(_folders(files, revision))
+    for shown, folder in known.items():
+        if shown.casefold() == name.casefold():
+            return folder
+    near = difflib.get_close_matches(name, known, NEAR_NAMES, cutoff=0.4)
+    hint = f"near ones: {', '.join(near)}" if near else f"it needs {CONFIG} and weights as .safetensors files"
+    if not near and hub_name(name) is not None:
+        hint = "download it first, or let the operator allow downloads (quirk download)"
+    at = f" at revision {revision!r}" if revision != MAIN else ""
+    raise AdapterError(Code.INVALID_MODEL, f"There is no model {name!r}{at} in {files.places()}; {hint}.")
 
 
 def find_model(files: ModelFiles, name: str) -> Path:
@@ -82,11 +109,11 @@ def _at(name: str) -> Path:
     return folder
 
 
-def _folders(files: ModelFiles) -> Iterator[tuple[str, Path]]:
+def _folders(files: ModelFiles, revision: str = MAIN) -> Iterator[tuple[str, Path]]:
     for folder in files.folders:
         for path in _below(folder, DEPTH_MAX):
             yield path.relative_to(folder).as_posix(), path
-    for name, snapshot in repositories(files.hub):
+    for name, snapshot in repositories(files.hub, revision):
         if is_model_folder(snapshot):
             yield name, snapshot
 

@@ -67,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self._note()
-        file = self.path.partition("/resolve/main/")[2]
+        file = self.path.partition("/resolve/")[2].partition("/")[2]  # behind the revision
         moved = self.hub.moved_to
         if self.hub.status is not None:
             self._answer(self.hub.status)

@@ -15,7 +15,7 @@ from supervisor.providers import Catalog, Provider, Setting, UnknownProviderErro
 from workers.quirks import Quirks
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
-OWN_QUIRKS: Final = ("llama_cpp", "mistralrs", "scripted")
+OWN_QUIRKS: Final = ("llama_cpp", "mistralrs", "scripted", "transformers_local")
 """Adapters that are no HTTP: their own tests hold their quirks."""
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 OURS: Final = load_catalog(CHECKOUT / "venvs.toml")
@@ -91,6 +91,20 @@ def test_an_empty_file_has_no_providers(folder: Path) -> None:
         pytest.param(GOOD + "settings.a.b = 1", ["settings.a", "'b'"], id="a setting with an unknown key"),
         pytest.param('[env.Base]\nrequirements = ["x"]', ["[env.Base]", "a name is"], id="a bad env name"),
         pytest.param("[env.base]\nheavy = 1", ["[env.base]", "heavy", "bool"], id="heavy"),
+        pytest.param(
+            '[env.base.variants.cpu]\nabout = "x"',
+            ["[env.base]", "heavy = true"],
+            id="a light one's variants",
+        ),
+        pytest.param(
+            "[env.base]\nheavy = true\nvariants.cpu = {}", ["variants.cpu]", "about is missing"], id="about"
+        ),
+        pytest.param(
+            '[env.base]\nvariants.cpu = { about = "x", y = 1 }',
+            ["variants.cpu]", "'y'"],
+            id="a variant's key",
+        ),
+        pytest.param('[env.base]\nsize_mb = { linux = "3" }', ["[env.base]", "size_mb"], id="a size"),
         pytest.param("[env.base]\npython = 3.10", ["[env.base]", "python", "str"], id="python"),
         pytest.param(
             '[env.base]\nrequirements = "x"', ["[env.base]", "requirements", "list"], id="requirements"

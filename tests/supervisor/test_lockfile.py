@@ -4,7 +4,7 @@ import platform
 
 import pytest
 
-from supervisor.lockfile import applies, marker_environment, python_fits, read_pins
+from supervisor.lockfile import applies, local_build, marker_environment, python_fits, read_pins
 
 VALUES = {
     **marker_environment(),
@@ -64,6 +64,15 @@ def test_pins_are_read_with_their_hashes_and_markers() -> None:
 def test_a_line_that_is_not_an_exact_pin_with_hashes_is_refused(line: str) -> None:
     with pytest.raises(ValueError, match="not a pin"):
         read_pins(line)
+
+
+def test_a_local_build_is_that_of_the_pins_that_apply() -> None:
+    pins = read_pins(
+        f"torch==2.13.0+cpu ; sys_platform == 'linux' --hash={HASH}\n"
+        f"torch==2.13.0 ; sys_platform != 'linux' --hash={HASH}\nnumpy==2.0 --hash={HASH}\n"
+    )
+    assert local_build(pins, {**VALUES, "sys_platform": "linux"}) == "cpu"
+    assert local_build(pins, {**VALUES, "sys_platform": "win32"}) == ""
 
 
 def test_bounds_of_a_python_are_judged() -> None:

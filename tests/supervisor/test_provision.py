@@ -22,7 +22,7 @@ from supervisor import provision as provisioning
 from supervisor.environments import Environment, environment_key, find, find_any
 from supervisor.errors import ProvisionError
 from supervisor.home import Home, find_home
-from supervisor.installers import Pip, find_installers, find_pip, find_uv, reason_of, redacted
+from supervisor.installers import Pip, Uv, find_installers, find_pip, find_uv, reason_of, redacted
 from supervisor.provision import Phase, Progress, Recipe, provision
 from supervisor.spawn import exclusive_lock
 from tests.wheelhouse import (
@@ -218,6 +218,21 @@ def test_a_wheel_that_is_missing_is_an_error_that_names_it(home: Home, wheels: P
     lock = lock_text(*wheels.glob("*.whl")) + "absent==1.0 --hash=sha256:" + "0" * 64 + "\n"
     with pytest.raises(ProvisionError, match="absent"):
         provision(home, recipe(wheels, lock=lock), installer=installer, wheelhouse=wheels)
+    assert list(home.envs.iterdir()) == []
+
+
+def test_a_build_from_torch_s_own_index_is_asked_for_where_uv_knows_it(tmp_path: Path) -> None:
+    paths = tmp_path / "python", tmp_path / "lock.txt"
+    assert Uv("uv").argv(*paths, None, "cpu")[-2:] == ["--torch-backend", "cpu"]
+    assert "--torch-backend" not in Uv("uv").argv(*paths, None)
+    assert "--torch-backend" not in Uv("uv").argv(*paths, tmp_path, "cpu"), "the wheelhouse has it"
+    assert "cpu" not in Pip(tmp_path / "pip").argv(*paths, None, "cpu")
+
+
+def test_where_such_a_build_cannot_be_had_the_remedy_is_named(home: Home, wheels: Path) -> None:
+    lock = lock_text(*wheels.glob("*.whl")) + "absent==1.0+cpu --hash=sha256:" + "0" * 64 + "\n"
+    with pytest.raises(ProvisionError, match="torch's own index: install uv"):
+        provision(home, recipe(wheels, lock=lock), installer="pip", wheelhouse=wheels)
     assert list(home.envs.iterdir()) == []
 
 

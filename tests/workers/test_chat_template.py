@@ -12,7 +12,7 @@ MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "conten
 
 
 def made(template: str, *, think: bool = False) -> str:
-    return renderer(template, {"bos_token": "<s>"})(MESSAGES, think)
+    return renderer(template, {"bos_token": "<s>"})(MESSAGES, think, {})
 
 
 @pytest.mark.parametrize(

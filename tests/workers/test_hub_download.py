@@ -259,3 +259,15 @@ def test_a_repository_without_safetensors_says_so(hub: FakeHub, tmp_path: Path) 
         with pytest.raises(AdapterError) as caught:
             fetch_all(hub, tmp_path)
         assert caught.value.code is Code.INVALID_MODEL
+
+
+def test_a_revision_is_fetched_as_what_it_is(hub: FakeHub, tmp_path: Path) -> None:
+    Hub(hub.endpoint, tmp_path, revision="v2").fetch(REPO, FILE, lambda *news: None, threading.Event())
+    assert {path for method, path, *_ in hub.asked if method == "HEAD"} == {f"/{REPO}/resolve/v2/{FILE}"}
+    refs = tmp_path / "models--org--repo" / "refs"
+    assert {path.name: path.read_text(encoding="utf-8") for path in refs.iterdir()} == {"v2": COMMIT}
+
+
+def test_a_commit_needs_no_name(hub: FakeHub, tmp_path: Path) -> None:
+    Hub(hub.endpoint, tmp_path, revision=COMMIT).fetch(REPO, FILE, lambda *news: None, threading.Event())
+    assert list((tmp_path / "models--org--repo" / "refs").iterdir()) == []

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import pytest
 
 from tests.fakes.bound import request
 from workers.adapter import AdapterError, Message
+from workers.chat_prompt import THINKING_HEADROOM, Manner
 from workers.codes import Code
-from workers.mistral_chat import STOPS_MAX, THINKING_HEADROOM, Manner, ask
+from workers.mistral_chat import STOPS_MAX, ask
 
 
-def joined(messages: list[dict[str, str]], think: bool) -> str:
+def joined(messages: list[dict[str, str]], think: bool, more: Mapping[str, Any]) -> str:
     return "|".join(f"{message['role']}={message['content']}" for message in messages) + f"|{think}"
 
 
@@ -129,7 +131,7 @@ def test_a_model_that_may_think_gets_no_stops_and_room_only_where_it_thinks() ->
 
 
 def test_a_template_may_open_the_thinking_itself() -> None:
-    opening = Manner(lambda messages, think: "assistant: <think>\n", may_think=True)
+    opening = Manner(lambda messages, think, more: "assistant: <think>\n", may_think=True)
     asked = ask(request(max_output_length=10), opening)
     assert asked.thinks_from_the_start
     assert asked.max_tokens == 10 + THINKING_HEADROOM

@@ -96,7 +96,7 @@ async def test_a_transcripts_first_white_space_is_left_out(threads: ThreadPoolEx
 
 
 async def test_thinking_is_kept_apart_or_marked(threads: ThreadPoolExecutor) -> None:
-    opened = dataclasses.replace(ASKED, prompt="assistant: <think>\n")
+    opened = dataclasses.replace(ASKED, thinks_from_the_start=True)
     script = [Piece("", thought="Hm."), Piece("So</think>Hi", reason="stop")]
     found = await events(Speaker(threads, script), opened)
     assert text_of(found) == "<think>So</think>Hi"

@@ -9,7 +9,7 @@ import pytest
 from workers.adapter import AdapterError
 from workers.codes import Code
 from workers.model_files import ModelFiles
-from workers.model_folders import find_model, is_model_folder, model_names
+from workers.model_folders import find_folder, find_model, folder_names, is_model_folder, model_names
 
 
 def make(folder: Path) -> Path:
@@ -75,3 +75,36 @@ def test_what_cannot_be_found_says_why(files: ModelFiles, name: str, words: str)
 def test_a_folder_without_a_config_is_none(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
     assert not is_model_folder(tmp_path)
+
+
+def test_folders_alone_are_named_and_found_where_gguf_files_are_no_use(
+    files: ModelFiles, tmp_path: Path
+) -> None:
+    assert folder_names(files) == ("sub/Other", "tiny", "org/repo")
+    assert find_folder(files, "TINY") == tmp_path / "models" / "tiny"
+    assert find_folder(files, str(tmp_path / "models" / "tiny")) == tmp_path / "models" / "tiny"
+
+
+def test_a_revision_is_a_commit_or_what_names_one(files: ModelFiles, tmp_path: Path) -> None:
+    repo = tmp_path / "hub" / "models--org--repo"
+    make(repo / "snapshots" / "def")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("abc", encoding="utf-8")
+    (repo / "refs" / "v2").write_text("def\n", encoding="utf-8")
+    assert find_folder(files, "org/repo").name == "abc"
+    assert find_folder(files, "org/repo", "v2").name == find_folder(files, "org/repo", "def").name == "def"
+    with pytest.raises(AdapterError) as caught:
+        find_folder(files, "org/repo", "v3")
+    assert "at revision 'v3'" in caught.value.message
+    assert "org/repo" not in folder_names(files, "v3")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("tinny", "near ones: tiny"), ("zz/zzz", "download it first"), ("zzzzz", "it needs config.json")],
+)
+def test_a_folder_that_is_not_there_says_what_to_do(files: ModelFiles, name: str, words: str) -> None:
+    with pytest.raises(AdapterError) as caught:
+        find_folder(files, name)
+    assert caught.value.code is Code.INVALID_MODEL
+    assert words in caught.value.message

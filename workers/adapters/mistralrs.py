@@ -49,6 +49,7 @@ from workers.adapter import (
     Usage,
     Warn,
 )
+from workers.chat_prompt import Manner
 from workers.chat_template import renderer
 from workers.codes import Code
 from workers.engine_adapter import EngineAdapter
@@ -56,7 +57,7 @@ from workers.engine_options import read_options
 from workers.engine_thread import Pieces, Take
 from workers.hub_download import Hub
 from workers.machine import give_back_memory, memory_bytes
-from workers.mistral_chat import Manner, ask
+from workers.mistral_chat import ask
 from workers.mistral_files import Found, look_at
 from workers.mistral_options import Given, Used, cache_bytes, check_memory, fill
 from workers.mistral_reply import Piece, Reply
