@@ -1,11 +1,11 @@
-"""What the module costs an engine: llama.cpp through the module against llama.cpp called directly.
+"""What the module costs an engine: each engine through the module against the same one called directly.
 
-    python benchmarks/engines.py --home HOME [--model FILE] [--rounds N] [--speed-only]
+    python benchmarks/engines.py --home HOME [--engine NAME] [--model FILE] [--rounds N] [--speed-only]
 
-HOME is one in which `install.py --llm llama-cpp` has run. Without --model one of random weights is made whose
-tokens cost over five milliseconds; that needs numpy and gguf, so run it in the development environment.
-Both sides load the same file with the same settings and take turns, so that whatever else the machine does
-meets both. Times are in milliseconds; nothing is asserted.
+HOME is one in which `install.py --llm NAME` has run for llama-cpp and for huggingface-local. Without --model
+one of random weights is made whose tokens cost over five milliseconds; that needs numpy and gguf, so
+run it in the development environment. Both sides load the same file with the same settings and take turns, so
+that whatever else the machine does meets both. Times are in milliseconds; nothing is asserted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
 from typing import IO, Any, Final
@@ -50,36 +51,122 @@ SETTLE_S: Final = 2.0
 """After the last connection has gone; the model goes in some hundredths of a second."""
 MS: Final = 1000
 MIB: Final = 1 << 20
+SHAPE: Final = {"width": 768, "layers": 12, "heads": 12, "kv_heads": 4, "feed_forward": 2048}
+
 
 Json = dict[str, Any]
+Say = Callable[[str, int], list[float]]
+"""A text and a number of tokens → when each piece of the reply came, in seconds."""
 
 
-# ---- the engine, called directly, in a process of its own
+# ---- the engines, called directly, in a process of their own
 
 
-def serve_directly(model: str) -> None:
+def serve_directly(engine: str, model: str) -> None:
     """Loads the model as the adapter does, then answers each line of stdin with one of times."""
-    from workers.adapters import llama_cpp  # only this process has the engine
-    from workers.engine_options import read_options
-
-    given, _ = read_options(OPTIONS)
-    wanted = llama_cpp.Wanted("direct", Path(model), given)
-    engine = llama_cpp._opened(wanted, lambda *_: None, threading.Event())
+    say = ENGINES[engine].direct(Path(model))
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for line in sys.stdin:
+        order = json.loads(line)
+        sys.stdout.write(json.dumps(say(order["text"], order["tokens"])) + "\n")
+        sys.stdout.flush()
+
+
+def llama_cpp_directly(model: Path) -> Say:
+    """The package xllamacpp."""
+    from workers.adapters import llama_cpp  # only that process has the engine
+    from workers.engine_options import Given, read_options
+
+    given, _ = read_options(OPTIONS, Given)
+    wanted = llama_cpp.Wanted("direct", model, given)
+    engine = llama_cpp._opened(wanted, lambda *_: None, threading.Event())
+
+    def say(text: str, tokens: int) -> list[float]:
         at: list[float] = []
 
-        def take(piece: bytes, at: list[float] = at) -> bool:
+        def take(piece: bytes) -> bool:
             choices = json.loads(piece).get("choices")
             if choices and choices[0]["delta"].get("content"):
                 at.append(time.perf_counter())
             return False
 
+        body = {
+            "messages": [{"role": "user", "content": text}],
+            "max_tokens": tokens,
+            "temperature": 1.0,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "return_progress": True,
+            "chat_template_kwargs": {"enable_thinking": False},
+        }
         started = time.perf_counter()
-        engine._server.handle_chat_completions(line.encode(), take)
-        sys.stdout.write(json.dumps([moment - started for moment in at]) + "\n")
-        sys.stdout.flush()
+        engine._server.handle_chat_completions(json.dumps(body).encode(), take)
+        return [moment - started for moment in at]
+
+    return say
+
+
+def mistralrs_directly(model: Path) -> Say:
+    """The package mistralrs."""
+    from workers.adapters import mistralrs  # as above
+    from workers.engine_options import read_options
+    from workers.mistral_options import Given
+
+    given, _ = read_options(OPTIONS, Given)
+    wanted = mistralrs.Wanted("direct", model, given)
+    engine = mistralrs._opened(wanted, lambda *_: None, threading.Event())
+    render = engine.manner.render
+    if render is None:
+        raise Failed("the model has no chat template")
+
+    def say(text: str, tokens: int) -> list[float]:
+        at: list[float] = []
+        prompt = render([{"role": "user", "content": text}], False)
+        request = mistralrs._request(prompt, max_tokens=tokens, temperature=1.0, ignore_eos=True)
+        started = time.perf_counter()
+        for chunk in engine._runner.send_chat_completion_request(request):
+            if chunk.choices[0].delta.content:
+                at.append(time.perf_counter())  # noqa: PERF401  # the moment is the point
+        return [moment - started for moment in at]
+
+    return say
+
+
+def random_gguf(folder: Path) -> Path:
+    """A model of random weights as a GGUF file."""
+    from tests.tiny_gguf import make_tiny_gguf  # it needs numpy
+    from tests.tiny_model import Shape
+
+    path = folder / "random.gguf"
+    make_tiny_gguf(path, shape=Shape(**SHAPE))
+    return path
+
+
+def random_folder(folder: Path) -> Path:
+    """The same as a folder of safetensors."""
+    from tests.tiny_model import Shape  # it needs numpy
+    from tests.tiny_safetensors import make_tiny_safetensors
+
+    make_tiny_safetensors(folder / "random", shape=Shape(**SHAPE))
+    return folder / "random"
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """An engine, and how it is asked not to reuse what it has computed."""
+
+    direct: Callable[[Path], Say]
+    make: Callable[[Path], Path]
+    anew_extra: Json = field(default_factory=dict)
+    anew_options: Json = field(default_factory=dict)
+
+
+ENGINES: Final = {
+    "llama-cpp": Contestant(llama_cpp_directly, random_gguf, anew_extra={"cache_prompt": False}),
+    "huggingface-local": Contestant(mistralrs_directly, random_folder, anew_options={"prefix_cache": False}),
+}
 
 
 class Failed(Exception):
@@ -95,8 +182,8 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
 class Direct:
     """The other end of that process."""
 
-    def __init__(self, model: Path) -> None:
-        argv = [sys.executable, __file__, "--direct", str(model)]
+    def __init__(self, engine: str, model: Path) -> None:
+        argv = [sys.executable, __file__, "--engine", engine, "--direct", str(model)]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
         if self._line() != "ready\n":
             raise Failed("the engine does not load in a process of its own")
@@ -106,18 +193,8 @@ class Direct:
 
     def say(self, text: str, tokens: int) -> list[float]:
         """When each piece of the reply came, in seconds."""
-        body = {
-            "messages": [{"role": "user", "content": text}],
-            "max_tokens": tokens,
-            "temperature": 1.0,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "return_progress": True,
-            "chat_template_kwargs": {"enable_thinking": False},
-        }
         stdin = _pipe(self.process.stdin)
-        stdin.write(json.dumps(body) + "\n")
+        stdin.write(json.dumps({"text": text, "tokens": tokens}) + "\n")
         stdin.flush()
         times: list[float] = json.loads(self._line())
         return times
@@ -157,8 +234,9 @@ class Module:
 class Client:
     """One connection that does one thing at a time."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: ClientConnection, engine: str) -> None:
         self._socket = socket
+        self.engine = engine
         self._ids = itertools.count(1)
 
     async def ask(self, request: Json, answer: str) -> Json:
@@ -173,9 +251,15 @@ class Client:
             if message["type"] == kind:
                 return message
 
-    async def load(self, model: Path) -> Json:
+    async def load(self, model: Path, **options: Any) -> Json:
         """Loads the model."""
-        request = {"type": "load", "provider": "local", "preload_model_id": str(model), "options": OPTIONS}
+        options = {**OPTIONS, **options}
+        request = {
+            "type": "load",
+            "provider": self.engine,
+            "preload_model_id": str(model),
+            "options": options,
+        }
         done = await self.ask({**request, "unique_request_id": f"l{next(self._ids)}"}, "load_done")
         if done["is_error"]:
             raise Failed(done["message"])
@@ -217,10 +301,10 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def client_of(module: Module) -> Any:
+async def client_of(module: Module, engine: str) -> Any:
     """A connection, closed at the end."""
     async with connect(f"ws://127.0.0.1:{module.port}", proxy=None) as socket:
-        yield Client(socket)
+        yield Client(socket, engine)
 
 
 # ---- the measures
@@ -262,10 +346,10 @@ def _spread(values: list[float]) -> dict[str, float]:
     }
 
 
-async def crowd(module: Module, model: Path) -> Json:
+async def crowd(module: Module, engine: str, model: Path) -> Json:
     """Tokens a second of one client, and of several at once together."""
     async with contextlib.AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(client_of(module)) for _ in range(CROWD)]
+        clients = [await stack.enter_async_context(client_of(module, engine)) for _ in range(CROWD)]
         for client in clients:
             await client.load(model)
         alone, together = [], []
@@ -282,23 +366,35 @@ async def _crowd_speed(clients: list[Client], text: str) -> float:
     return sum(map(len, replies)) / (time.perf_counter() - started)
 
 
-async def second_turns(client: Client) -> Json:
+async def second_turns(client: Client, model: Path) -> Json:
     """The first token of a conversation's second turn, with and without the first one's reuse."""
-    found: dict[str, list[float]] = {"with": [], "without": []}
-    usage: Json = {}
-    for number in range(TURNS):
-        for kind in found:
-            words = " ".join(f"word{number}{kind}{i}" for i in range(HISTORY_WORDS))
-            history = [{"role": "user", "content": words}]
-            _, text, _ = await client.converse(history, 10)
-            history += [{"role": "assistant", "content": text}, {"role": "user", "content": "Go on."}]
-            times, _, end = await client.converse(history, 1, cache_prompt=kind == "with")
-            found[kind].append(times[0] * MS)
-            usage[kind] = end["usage"]
-    return {
-        "first_token_ms": {kind: round(median(values), 1) for kind, values in found.items()},
-        "tokens": {kind: [use["input_tokens"], use["cached_input_tokens"]] for kind, use in usage.items()},
+    engine = ENGINES[client.engine]
+    kinds: dict[str, tuple[Json, Json]] = {
+        "with": ({}, {}),
+        "without": (engine.anew_options, engine.anew_extra),
     }
+    times, usage = {}, {}
+    for kind, (options, extra) in kinds.items():
+        await client.load(model, **options)
+        found = [await _second_turn(client, f"{kind}{number}", extra) for number in range(TURNS)]
+        times[kind] = round(median(first for first, _ in found), 1)
+        usage[kind] = found[-1][1]
+    await client.load(model)
+    return {
+        "first_token_ms": times,
+        "tokens": {
+            kind: [use["input_tokens"], use.get("cached_input_tokens", 0)] for kind, use in usage.items()
+        },
+    }
+
+
+async def _second_turn(client: Client, name: str, extra: Json) -> tuple[float, Json]:
+    words = " ".join(f"word{name}{i}" for i in range(HISTORY_WORDS))
+    history = [{"role": "user", "content": words}]
+    _, text, _ = await client.converse(history, 10, **extra)
+    history += [{"role": "assistant", "content": text}, {"role": "user", "content": "Go on."}]
+    times, _, end = await client.converse(history, 1, **extra)
+    return times[0] * MS, end["usage"]
 
 
 async def interrupts(client: Client) -> Json:
@@ -321,11 +417,11 @@ async def interrupts(client: Client) -> Json:
     }
 
 
-async def cycles(module: Module, model: Path) -> Json:
+async def cycles(module: Module, engine: str, model: Path) -> Json:
     """Loads and unloads, and what stays in memory."""
     sizes, took = [], []
     for _ in range(CYCLES):
-        async with client_of(module) as client:
+        async with client_of(module, engine) as client:
             took.append((await client.load(model))["timings_ms"]["model"])
             sizes.append(module.memory())
     await asyncio.sleep(SETTLE_S)
@@ -337,26 +433,31 @@ async def cycles(module: Module, model: Path) -> Json:
     }
 
 
-async def measure(home: Path, model: Path, rounds: int, *, speed_only: bool) -> Json:
+async def measure(home: Path, engine: str, model: Path, rounds: int, *, speed_only: bool) -> Json:
     """Everything, one after the other, or only what compares the module with the engine."""
-    size = (await asyncio.to_thread(model.stat)).st_size
+    size = await asyncio.to_thread(_size_of, model)
     with tempfile.TemporaryFile() as log, contextlib.ExitStack() as stack:
         module = Module(home, log)
         stack.callback(module.close)
         figures: Json = {"model_mib": round(size / MIB), "idle": _rounded(module.memory())}
-        async with client_of(module) as client:
+        async with client_of(module, engine) as client:
             figures["load"] = (await client.load(model))["timings_ms"]
             figures["loaded"] = _rounded(module.memory())
-            direct = Direct(model)
+            direct = Direct(engine, model)
             stack.callback(direct.close)
             figures["speed"] = await speeds(client, direct, rounds)
             if speed_only:
                 return figures
-            figures["second turn"] = await second_turns(client)
+            figures["second turn"] = await second_turns(client, model)
             figures["interrupt"] = await interrupts(client)
-            figures["crowd"] = await crowd(module, model)
-        figures["cycles"] = await cycles(module, model)
+            figures["crowd"] = await crowd(module, engine, model)
+        figures["cycles"] = await cycles(module, engine, model)
         return figures
+
+
+def _size_of(model: Path) -> int:
+    files = model.iterdir() if model.is_dir() else [model]
+    return sum(file.stat().st_size for file in files)
 
 
 def _rounded(sizes: Mapping[str, float]) -> Json:
@@ -364,36 +465,38 @@ def _rounded(sizes: Mapping[str, float]) -> Json:
 
 
 @contextlib.contextmanager
-def model_of(given: Path | None) -> Iterator[Path]:
-    """The file to measure with; one of random weights is made and removed again."""
+def model_of(engine: str, given: Path | None) -> Iterator[Path]:
+    """The model to measure with; one of random weights is made and removed again."""
     if given is not None:
         yield given.resolve()
         return
-    from tests.tiny_gguf import Shape, make_tiny_gguf  # it needs numpy
-
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "random.gguf"
-        make_tiny_gguf(path, shape=Shape(width=768, layers=12, heads=12, kv_heads=4, feed_forward=2048))
-        yield path
+        yield ENGINES[engine].make(Path(folder))
 
 
 def main() -> int:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description="What the module costs an engine.")
     parser.add_argument("--home", type=Path)
-    parser.add_argument("--model", type=Path)
+    parser.add_argument("--engine", choices=ENGINES, help="only this one")
+    parser.add_argument("--model", type=Path, help="of that engine")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--speed-only", action="store_true", help="only what compares the two sides")
     parser.add_argument("--direct", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.direct is not None:
-        serve_directly(flags.direct)
+        serve_directly(flags.engine, flags.direct)
         return 0
     if flags.home is None:
-        parser.error("--home is missing: one in which install.py --llm llama-cpp has run")
-    with model_of(flags.model) as model:
-        figures = asyncio.run(measure(flags.home, model, flags.rounds, speed_only=flags.speed_only))
-    sys.stdout.write(json.dumps(figures, indent=2) + "\n")
+        parser.error("--home is missing: one in which install.py --llm NAME has run for each engine")
+    if flags.model is not None and flags.engine is None:
+        parser.error("--model needs --engine: whose model is it?")
+    found = {}
+    for engine in [flags.engine] if flags.engine else ENGINES:
+        with model_of(engine, flags.model) as model:
+            measured = measure(flags.home, engine, model, flags.rounds, speed_only=flags.speed_only)
+            found[engine] = asyncio.run(measured)
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
     return 0
 
 

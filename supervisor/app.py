@@ -76,7 +76,8 @@ class App:
         self._hurried = asyncio.Event()
         """Somebody asked twice: what is not over yet ends with the process, and with it its workers."""
         self._exit_code = 0
-        self._environment = spawn.worker_environment(os.environ)
+        logins = {name: settings.variables.get(name) for name in spawn.LOGIN_VARIABLES}
+        self._environment = spawn.worker_environment(os.environ, logins)
         self._pool = Pool(self._make_worker, settings.pool)
         self._server = Server(settings.access, settings.server, self._new_client, self.answer)
         self._metrics = Metrics()

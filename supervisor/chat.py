@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
 def _converse(
     flags: argparse.Namespace, settings: Settings, model: str | None, *module_flags: str
 ) -> str | None:
-    """A conversation; or, where there is no model to have it with, one that the person wants fetched first."""
+    """A conversation; or, where there is no model to have it with, the one that the person wants fetched."""
     with contextlib.ExitStack() as stack:
         url = flags.url or stack.enter_context(own_module(settings.home.root, *module_flags))
         connection = connected(url, settings.access.token)
@@ -108,7 +108,8 @@ def _offered(provider: str, settings: Settings) -> str | None:
     if not suggested or not sys.stdin.isatty() or not sys.stdout.isatty():
         return None
     model, what = next(iter(suggested.items()))
-    answer = input(f"There is no model here yet. Fetch {model} ({what}) from the Hugging Face hub? [y/N] ")
+    print(f"There is no model here yet. The Hugging Face hub has {model} ({what}).")
+    answer = input("Fetch it? [y/N] ")
     return model if answer.strip().lower() in ("y", "yes") else None
 
 

@@ -24,6 +24,8 @@ from workers.codes import Code
 __all__ = ["binding_for"]
 
 URL_MAX_CHARS: Final = 2_000
+KEEP_MIN_S: Final = 1.0
+"""Less would end a model before the request that it was loaded for."""
 _HOST_PART: Final = re.compile(r"\A[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
 _PATH_PART: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
@@ -37,17 +39,14 @@ def binding_for(
         ClientError: the key is missing, or the base URL is missing or not allowed.
     """
     said = _said(load, before.said if before is not None else Said())
-    key = said.api_key or _operator_key(provider, settings)
-    if key is None and provider.key_required:
-        raise ClientError(
-            f"{provider.name} needs a key: send api_key in load, or set {' or '.join(provider.key)} in the "
-            f"environment, in {settings.home.dotenv} or in {settings.checkout / '.env'}.",
-            code=Code.AUTHORIZATION,
-        )
     own_key = said.api_key is not None or any(
-        s.secret and said.options.get(s.name) for s in provider.settings
+        setting.secret and said.options.get(setting.name) for setting in provider.settings
     )
-    options = {**_operator_settings(provider, settings, own_key=own_key), **said.options}
+    theirs = own_key or not _may_have_the_operators_key(said.base_url, provider, settings)
+    key = said.api_key or (None if theirs else _operator_key(provider, settings))
+    if key is None and provider.key_required and not own_key:
+        raise ClientError(_no_key(provider, said, settings), code=Code.AUTHORIZATION)
+    options = {**_operator_settings(provider, settings, secrets=not theirs), **said.options}
     base_url = _base_url(provider, said, settings)
     _check_settings(provider, options, base_url)
     if base_url is not None and marks_in(base_url):
@@ -58,14 +57,37 @@ def binding_for(
     return Binding(number if before is None else before.id, key, base_url, options, said, keep_alive_s)
 
 
+def _may_have_the_operators_key(url: str | None, provider: Provider, settings: Settings) -> bool:
+    """Whether an address that a client named is one that the operator knows: his own, or of a host that he
+    listed. On loopback anybody may listen."""
+    if url is None:
+        return True
+    known = filter(None, (*_operators_urls(provider, settings), provider.base_url))
+    if url.rstrip("/") in (known_url.rstrip("/") for known_url in known):
+        return True
+    return _host_of(url) in settings.base_url_hosts
+
+
+def _no_key(provider: Provider, said: Said, settings: Settings) -> str:
+    if said.base_url is not None and _operator_key(provider, settings) is not None:
+        return (
+            f"{provider.name} at an address of your own needs a key of your own: send api_key in load; the "
+            f"operator's key goes only to the address in {provider.base_url_variable}."
+        )
+    return (
+        f"{provider.name} needs a key: send api_key in load, or set {' or '.join(provider.key)} in the "
+        f"environment, in {settings.home.dotenv} or in {settings.checkout / '.env'}."
+    )
+
+
 def _keep_alive_s(options: Mapping[str, object]) -> float | None:
-    """Seconds, as Ollama's option of that name: -1 is for ever."""
+    """Seconds, as Ollama's option of that name: -1 is for ever, and 0 for hardly any longer than needed."""
     value = options.get("keep_alive")
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ClientError("the option keep_alive must be a number of seconds, or -1 for ever.")
-    return float(value) if value >= 0 else math.inf
+    return max(float(value), KEEP_MIN_S) if value >= 0 else math.inf
 
 
 def _said(load: Load, before: Said) -> Said:
@@ -75,11 +97,11 @@ def _said(load: Load, before: Said) -> Said:
     return Said(key or before.api_key, load.base_url or before.base_url, options)
 
 
-def _operator_settings(provider: Provider, settings: Settings, *, own_key: bool) -> dict[str, object]:
-    """What a client need not say; the operator's secrets stay away from a client's own key."""
+def _operator_settings(provider: Provider, settings: Settings, *, secrets: bool) -> dict[str, object]:
+    """What a client need not say."""
     result: dict[str, object] = {}
     for setting in provider.settings:
-        if setting.secret and own_key:
+        if setting.secret and not secrets:
             continue
         values = (settings.variables.get(name) for name in setting.variables)
         value = next((value for value in values if value is not None), setting.default)
@@ -130,13 +152,24 @@ def _operator_key(provider: Provider, settings: Settings) -> str | None:
 def _base_url(provider: Provider, said: Said, settings: Settings) -> str | None:
     if said.base_url:
         return _allowed(said.base_url, settings)
-    by_operator = settings.base_urls.get(provider.id) or settings.variables.get(provider.base_url_variable)
-    url = by_operator or provider.base_url
+    url = next(filter(None, (*_operators_urls(provider, settings), provider.base_url)), None)
     if url is None and provider.kind in ("api", "local-server"):
         raise ClientError(
             f"{provider.name} needs a base URL: send base_url in load, or set {provider.base_url_variable}."
         )
     return url
+
+
+def _operators_urls(provider: Provider, settings: Settings) -> tuple[str | None, str | None]:
+    """What the operator says of where a provider is, the strongest first."""
+    return settings.base_urls.get(provider.id), settings.variables.get(provider.base_url_variable)
+
+
+def _host_of(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 def _allowed(url: str, settings: Settings) -> str:

@@ -103,6 +103,7 @@ class Checks:
         self._connect = connect
         self._on_progress = on_progress
         self._loaded = False
+        self._unchecked_key = False
         self._key_refused = False
         self._models: tuple[str, ...] = ()
         self._why_lost = ""
@@ -163,6 +164,8 @@ class Checks:
             return "it takes no key"
         if not self._provider.key_required:
             return "it works without a key, so none need be refused"
+        if self._unchecked_key:
+            return "only a reply shows whether a key is good, and a load asks for none"
         return "" if self._loaded or self._key_refused else "it cannot be loaded at all"
 
     # ---- load and models
@@ -180,7 +183,9 @@ class Checks:
         if not self._subject.installed:
             ms -= timings.get("provision", 0)
             text += f"; its environment was made first, without that {ms:.0f} ms"
-        unchecked = any(warning["name"] == "NOT_CHECKED" for warning in message.get("warnings", ()))
+        warned = [warning["name"] for warning in message.get("warnings", ())]
+        self._unchecked_key = "KEY_NOT_CHECKED" in warned
+        unchecked = "NOT_CHECKED" in warned
         return Check(LOAD, Verdict.FAILED if unchecked else Verdict.OK, _with_warnings(text, message), ms)
 
     def _loading(self, talk: Talk, key: str | None, **fields: Any) -> tuple[Sent, Heard]:

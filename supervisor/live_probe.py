@@ -197,8 +197,9 @@ def _cost(checks: Checks, provider: Provider) -> str:
     requests = f"{checks.requests} request{'' if checks.requests == 1 else 's'}"
     text = f"asked for {checks.asked_tokens} tokens of reply at most, in {requests}"
     headroom = provider.quirks.get("reasoning_headroom")
-    if headroom:
-        text += f", and {headroom} more in each if the model thinks"
+    text += (
+        f", and {headroom} more in each if the model thinks" if headroom else ", and more if the model thinks"
+    )
     used = checks.used
     if used:
         text += f"; it counted {used.get('input_tokens', 0)} in and {used.get('output_tokens', 0)} out"

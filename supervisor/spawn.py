@@ -466,10 +466,14 @@ def worker_argv(python: Path, checkout: Path, adapter: str, site_packages: Path)
     return [str(python), *options, str(boot), adapter, str(site_packages)]
 
 
-def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The allow-listed part of our own environment."""
-    allowed = (*WORKER_VARIABLES, *MODEL_VARIABLES, *LOGIN_VARIABLES, *NETWORK_VARIABLES)
-    return {name: environ[name] for name in allowed if name in environ}
+def worker_environment(
+    environ: Mapping[str, str], logins: Mapping[str, str | None] | None = None
+) -> dict[str, str]:
+    """The allow-listed part of our own environment, and those of `logins`, which may stand in a `.env` file,
+    that are the place of a file and not its text."""
+    allowed = (*WORKER_VARIABLES, *MODEL_VARIABLES, *NETWORK_VARIABLES)
+    places = {name: value for name, value in (logins or {}).items() if value and not value.startswith("{")}
+    return {**{name: environ[name] for name in allowed if name in environ}, **places}
 
 
 def worker_options(environment: Mapping[str, str]) -> dict[str, Any]:

@@ -33,10 +33,11 @@ SHARED: Final = ("workers.wire", "workers.codes")
 SUPERVISOR_PACKAGES: Final = {"websockets", "msgspec", "psutil", "tomli"}
 OWNERS: Final = {
     "msgpack": {"workers/wire.py"},
-    "aiohttp": {"workers/upstream.py"},
+    "aiohttp": {"workers/upstream.py", "workers/attempts.py", "workers/http_reply.py"},
     "google": {"workers/google_login.py"},
     "yarl": {"workers/upstream.py"},
-    "truststore": {"workers/upstream.py"},
+    "jinja2": {"workers/chat_template.py"},
+    "truststore": {"workers/trust.py"},
     "botocore": {"workers/amazon.py"},
     "psutil": {"supervisor/spawn.py"},
     "websockets": {

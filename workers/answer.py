@@ -13,9 +13,10 @@ from typing import Any, Final
 
 from workers.adapter import AdapterError, Event, Finish, FinishReason, Text, Usage, Warn
 from workers.codes import Code
-from workers.refusals import Who, parse_fields, refusal
+from workers.error_fields import parse_fields
+from workers.refusals import Who, refusal
 
-__all__ = ["Answer", "count"]
+__all__ = ["Answer", "count", "whole_input"]
 
 OUTPUT_CHARS_PER_TOKEN: Final = 16
 """No text has longer tokens on average: a reply beyond that ignores its limit and has no end."""
@@ -122,3 +123,9 @@ class Answer(abc.ABC):
 def count(value: object) -> int | None:
     """A number of tokens, if it is one."""
     return value if type(value) is int and value >= 0 else None
+
+
+def whole_input(fresh: object, cached: object, written: object) -> int | None:
+    """Tokens of input where a wire counts apart what a cache gave or took: they are input all the same."""
+    counted = count(fresh)
+    return None if counted is None else counted + (count(cached) or 0) + (count(written) or 0)

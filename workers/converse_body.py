@@ -11,15 +11,24 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from workers.adapter import AdapterError, Request, Warn
-from workers.chat_body import NO_EFFORT, Body, asks_to_think, omitted, sampling, stops_sent
-from workers.codes import Code
+from workers.adapter import Request, Warn
+from workers.parameters import (
+    NEUTRAL_TEMPERATURE,
+    NO_EFFORT,
+    Body,
+    asks_to_think,
+    is_streamed,
+    no_stop_ids,
+    not_taken,
+    omitted,
+    sampling,
+    stops_sent,
+)
 from workers.prompt import alternating
 from workers.quirks import Quirks, matches
 
 __all__ = ["build"]
 
-NEUTRAL_TEMPERATURE: Final = 1.0
 TEMPERATURE_OR_TOP_P: Final = ("*anthropic.claude*",)
 """Models that refuse both at once, and of which the newest refuse either."""
 EXTRA: Final = "additionalModelRequestFields"
@@ -33,12 +42,10 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
         AdapterError: UNSUPPORTED or INVALID_PROMPT, the request holds what this wire cannot carry.
     """
     if request.stop_ids:
-        raise AdapterError(
-            Code.UNSUPPORTED, "this provider takes no token ids in stop_tokens: send strings instead"
-        )
+        raise no_stop_ids()
     warnings: list[Warn] = []
     thinks = matches(quirks.reasoning_models, request.model) or _will_think(request, quirks)
-    left_out = {*quirks.unsupported, *refused, *(quirks.reasoning_unsupported if thinks else ())}
+    left_out = not_taken(quirks, refused, thinks=thinks)
     given = _sampling(request, quirks, left_out, warnings)
     stops = [] if thinks else stops_sent(request, quirks, left_out)
     called = {name: _NAMES.get(name, name) for name in (*given, *(("stop",) if stops else ()))}
@@ -56,7 +63,7 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     if extra:
         theirs = request.extra.get(EXTRA)
         body[EXTRA] = {**extra, **theirs} if isinstance(theirs, Mapping) else extra
-    streamed = request.stream or len(stops) < len(set(request.stop))
+    streamed = is_streamed(request, stops)
     return Body(body, tuple(warnings), streamed, called)
 
 

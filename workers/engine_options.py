@@ -9,13 +9,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from workers.adapter import AdapterError, Warn
 from workers.codes import Code
 from workers.gguf_header import GgufHeader
 
-__all__ = ["Given", "Used", "check_memory", "fill", "read_options"]
+__all__ = [
+    "CONTEXT",
+    "GIB",
+    "LIMITS",
+    "SLOTS",
+    "Given",
+    "Used",
+    "check_memory",
+    "fill",
+    "read_options",
+    "suits",
+]
 
 CONTEXT: Final = 8192
 """Tokens of one conversation, unless the client says otherwise or the model has fewer."""
@@ -30,7 +41,13 @@ LIMITS: Final = {
     "gpu_layers": (0, 1 << 16),
     "threads": (1, 1024),
 }
-"""From and to; all others are true or false."""
+"""From and to."""
+WORDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "isq": ("Q2K", "Q3K", "Q4K", "Q5K", "Q6K", "Q8_0"),
+}
+"""One of these, in any case; all others are true or false."""
+
+G = TypeVar("G")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +78,27 @@ class Used:
 
     def will_do_for(self, given: Given) -> bool:
         """Whether a client that says `given` can use a model that was loaded so."""
-        return all(value is None or value == getattr(self, name) for name, value in _items(given))
+        return suits(self, given)
 
 
-def read_options(options: Mapping[str, Any]) -> tuple[Given, tuple[Warn, ...]]:
-    """The options of a `load`, and a warning about those that mean nothing here.
+def read_options(options: Mapping[str, Any], kind: type[G]) -> tuple[G, tuple[Warn, ...]]:
+    """The options of a `load` as that record of what an engine knows, each None where nothing is said, and a
+    warning about those that mean nothing here.
 
     Raises:
         AdapterError: INVALID_REQUEST, a value cannot be meant.
     """
-    known = [item.name for item in dataclasses.fields(Given)]
+    known = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]  # a dataclass, always
     values = {name: _checked(name, options[name]) for name in known if options.get(name) is not None}
     unknown = ", ".join(sorted(set(options) - {*known, KEEP_ALIVE}))
     sentence = f"Options without a meaning here: {unknown}; known are {', '.join(known)}."
-    return Given(**values), (Warn("UNKNOWN_OPTION", sentence),) if unknown else ()
+    return kind(**values), (Warn("UNKNOWN_OPTION", sentence),) if unknown else ()
+
+
+def suits(used: Any, given: Any) -> bool:
+    """Whether everything that is given is what was used."""
+    items = [(item.name, getattr(given, item.name)) for item in dataclasses.fields(given)]
+    return all(value is None or value == getattr(used, name) for name, value in items)
 
 
 def fill(given: Given, header: GgufHeader, processors: int) -> Used:
@@ -110,11 +134,9 @@ def check_memory(name: str, used: Used, header: GgufHeader, *, file_bytes: int, 
     )
 
 
-def _items(given: Given) -> list[tuple[str, Any]]:
-    return [(item.name, getattr(given, item.name)) for item in dataclasses.fields(given)]
-
-
 def _checked(name: str, value: Any) -> Any:
+    if name in WORDS:
+        return _word(name, value)
     if name not in LIMITS:
         if isinstance(value, bool):
             return value
@@ -125,3 +147,10 @@ def _checked(name: str, value: Any) -> Any:
     if type(value) is int and least <= value <= most:
         return value
     raise AdapterError(Code.INVALID_REQUEST, f"options.{name} must be a whole number from {least} to {most}.")
+
+
+def _word(name: str, value: Any) -> str:
+    known = {word.lower(): word for word in WORDS[name]}
+    if isinstance(value, str) and value.lower() in known:
+        return known[value.lower()]
+    raise AdapterError(Code.INVALID_REQUEST, f"options.{name} must be one of {', '.join(WORDS[name])}.")

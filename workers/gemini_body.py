@@ -10,11 +10,13 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from workers.adapter import Request, Warn
-from workers.chat_body import (
+from workers.parameters import (
     NO_EFFORT,
     Body,
     asks_to_think,
+    is_streamed,
     no_stop_ids,
+    not_taken,
     omitted,
     sampling,
     schema_of,
@@ -52,7 +54,7 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
         raise no_stop_ids()
     warnings: list[Warn] = []
     thinks = _asks_to_think(request) or matches(quirks.reasoning_models, request.model)
-    left_out = {*quirks.unsupported, *refused, *(quirks.reasoning_unsupported if thinks else ())}
+    left_out = not_taken(quirks, refused, thinks=thinks)
     given = sampling(request, quirks, left_out, warnings)
     config: dict[str, Any] = {"maxOutputTokens": request.max_output_length}
     if thinks:
@@ -66,7 +68,7 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     fields[CONFIG] = config
     for more in (quirks.extra_body, _thinking(request, quirks, warnings), request.extra):
         fields = _over(fields, more)
-    streamed = request.stream or len(stops) < len(set(request.stop))
+    streamed = is_streamed(request, stops)
     sent = [*given, *(("stop",) if stops else ())]
     called = {name: _REFUSED_AS.get(name) or _NAMES[name] for name in sent}
     return Body(fields, tuple(warnings), streamed, called)

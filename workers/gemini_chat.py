@@ -11,12 +11,13 @@ from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
 from workers.adapter import Event, ReportProgress, Request, Warn
-from workers.chat_body import Body
 from workers.gemini_body import build
 from workers.gemini_models import USUAL
 from workers.gemini_reply import GeminiReply, GeminiStream
-from workers.http_chat import Decoder, HttpChat
+from workers.http_chat import HttpChat
+from workers.parameters import Body
 from workers.quirks import Quirks
+from workers.reading import Decoder
 from workers.refusals import Who
 
 __all__ = ["GeminiChat", "following_page", "plain_name"]

@@ -53,6 +53,9 @@ class GgufHeader:
     """The chat template."""
     kv_bytes: int
     """Memory for one token of context; 0 where it cannot be told."""
+    bos_id: int | None = None
+    eos_id: int | None = None
+    """The tokens that begin and end a text, by their numbers."""
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -166,6 +169,8 @@ def _header(values: Mapping[str, Any]) -> GgufHeader:
         context_length=_whole(values.get(f"{architecture}.context_length")),
         template=template if isinstance(template, str) and template.strip() else None,
         kv_bytes=_kv_bytes(values, architecture),
+        bos_id=_token_id(values.get("tokenizer.ggml.bos_token_id")),
+        eos_id=_token_id(values.get("tokenizer.ggml.eos_token_id")),
     )
 
 
@@ -192,3 +197,7 @@ def _kv_bytes(values: Mapping[str, Any], architecture: str) -> int:
 
 def _whole(value: object) -> int:
     return value if type(value) is int and value > 0 else 0
+
+
+def _token_id(value: object) -> int | None:
+    return value if type(value) is int and value >= 0 else None

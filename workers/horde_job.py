@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from workers.adapter import AdapterError, Alive, Event, Request, Warn
 from workers.answer import Answer
-from workers.chat_body import NO_EFFORT, Body, omitted, sampling, stops_sent
 from workers.codes import Code
+from workers.error_fields import parse_fields
+from workers.parameters import Body, bounded, no_stop_ids, sampling, stops_sent, without_options
 from workers.quirks import Quirks, matches
-from workers.refusals import Who, parse_fields, refusal
+from workers.refusals import Who, refusal
 from workers.transcript import OneTurn, transcript
 
 __all__ = ["LOOK_EVERY_S", "HordeReply", "build"]
@@ -47,9 +48,7 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
         AdapterError: UNSUPPORTED, the request holds what the horde cannot carry.
     """
     if request.stop_ids:
-        raise AdapterError(
-            Code.UNSUPPORTED, "this provider takes no token ids in stop_tokens: send strings instead"
-        )
+        raise no_stop_ids()
     warnings: list[Warn] = []
     lines = transcript(request)
     left_out = {*quirks.unsupported, *refused}
@@ -57,13 +56,10 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     params: dict[str, Any] = {"n": 1, "max_length": _bounded_length(request, warnings)}
     params["max_context_length"] = _context(lines.prompt, params["max_length"])
     for name, value in sampling(request, quirks, left_out, warnings).items():
-        params[name] = _bounded(name, value, warnings)
+        params[name] = bounded(name, value, BOUNDS.get(name, (value, value)), warnings)
     if not thinks:
         params["stop_sequence"] = _fitting((*lines.ends, *stops_sent(request, quirks, left_out)))
-    if request.response_format is not None and request.response_format.get("type") != "text":
-        warnings.append(omitted("response_format"))
-    if request.reasoning_effort not in (None, NO_EFFORT):
-        warnings.append(omitted("reasoning_effort"))
+    warnings += without_options(request)
     extra = dict(request.extra)
     wanted = extra.pop("params", {})
     params.update(wanted if isinstance(wanted, Mapping) else {})
@@ -145,14 +141,6 @@ def _bounded_length(request: Request, warnings: list[Warn]) -> int:
     if kept != request.max_output_length:
         sentence = f"max_output_length {request.max_output_length} was sent as {kept}"
         warnings.append(Warn("PARAMETER_CHANGED", sentence))
-    return kept
-
-
-def _bounded(name: str, value: Any, warnings: list[Warn]) -> Any:
-    low, high = BOUNDS.get(name, (value, value))
-    kept = min(max(value, low), high)
-    if kept != value:
-        warnings.append(Warn("PARAMETER_CHANGED", f"{name} {value:g} was sent as {kept:g}"))
     return kept
 
 

@@ -1,7 +1,8 @@
 """Fetches a model from the Hugging Face hub into the hub's own cache, where its own library finds it too.
 
-Only where the operator allows it (quirk `download`), only while loading, never for a mere `generate`. The
-standard library's HTTP is enough for one file at a time, in a thread:
+Either a GGUF file (`fetch`) or what an engine needs of a repository of safetensors (`fetch_repository`):
+never its code. Only where the operator allows it (quirk `download`), only while loading, never for a mere
+`generate`. The standard library's HTTP is enough for one file at a time, in a thread:
 
 1. The hub is asked what the file is (commit, hash, size) and where it lies. The key goes to the hub alone,
    never along a redirect.
@@ -21,7 +22,8 @@ import shutil
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
@@ -43,6 +45,20 @@ SPARE_BYTES: Final = 1 << 30
 """Left free on the disk."""
 PREFERRED: Final = "q4_k_m"
 """Of several files of a repository: small, and hardly worse than the whole."""
+CONFIG: Final = "config.json"
+"""Without it a folder is no model; so it gets its name last, when all else is there."""
+FILES_MAX: Final = 1000
+"""Of one repository; the largest models have some hundreds."""
+_OF_A_MODEL: Final = re.compile(
+    r"(?:config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab"
+    r"|preprocessor_config|processor_config|chat_template)\.json"
+    r"|chat_template\.jinja|merges\.txt|tokenizer\.model"
+    r"|[\w][\w.-]*\.safetensors(?:\.index\.json)?",
+    re.ASCII,
+)
+"""What is fetched of a repository: nothing that is run, and no second copy of the weights."""
+_SECOND_COPIES: Final = ("consolidated", "adapter_")
+"""The same weights in another engine's form, and what is no model by itself."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _MB: Final = 1_000_000
 _COMMIT: Final = re.compile(r"[0-9a-f]{6,64}")
@@ -56,6 +72,29 @@ class _Place:
     commit: str
     etag: str
     size: int
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far the download of one model is, and whether anybody still wants it."""
+
+    name: str
+    size: int
+    report: ReportProgress
+    given_up: threading.Event
+    done: int = 0
+
+    def check(self) -> None:
+        """Raises when it was given up."""
+        if self.given_up.is_set():
+            raise AdapterError(Code.INTERRUPT, "Loading the model was stopped.")
+
+    def add(self, count: int) -> None:
+        """So many bytes more are there."""
+        self.done += count
+        if count > 0:
+            sentence = f"downloading {self.name}: {self.done / _MB:.0f} of {self.size / _MB:.0f} MB"
+            self.report("model", sentence, min(self.done / max(self.size, 1), 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,36 +111,74 @@ class Hub:
         Raises:
             AdapterError: INVALID_MODEL, AUTHORIZATION, UNREACHABLE …, or INTERRUPT when it was given up.
         """
-        try:
+        with self._asking(repo):
             file = file or self._chosen(repo)
             for part in part_names(file):
-                self._fetch_one(repo, part, report, given_up)
+                if hub_name(f"{repo}/{part}") != (repo, part):  # the hub named it: it must not lead elsewhere
+                    raise _not_the_hub(repo)
+                place = self._place(repo, part)
+                self._fetch_one(repo, part, place, _Progress(f"{repo}/{part}", place.size, report, given_up))
+        return file
+
+    def fetch_repository(self, repo: str, report: ReportProgress, given_up: threading.Event) -> None:
+        """Brings a repository of safetensors into the cache, as far as it is not there. Blocks.
+
+        Raises:
+            AdapterError: as above; INVALID_MODEL also where the repository has no such weights.
+        """
+        with self._asking(repo):
+            places = {file: self._place(repo, file) for file in self._files_of_model(repo)}
+            if len({place.commit for place in places.values()}) != 1:
+                raise AdapterError(Code.UPSTREAM_ERROR, f"{repo} is just being changed: load once more.")
+            progress = _Progress(repo, sum(place.size for place in places.values()), report, given_up)
+            for file, place in places.items():
+                self._fetch_one(repo, file, place, progress)
+
+    @contextmanager
+    def _asking(self, repo: str) -> Iterator[None]:
+        """What the web raises becomes errors of ours."""
+        try:
+            yield
         except urllib.error.HTTPError as exc:  # an answer that is an error
             exc.close()
             raise _refused(exc.code, repo) from exc
         except (OSError, http.client.HTTPException) as exc:
             raise _failed(exc, self.endpoint) from exc
-        return file
 
-    def _fetch_one(self, repo: str, file: str, report: ReportProgress, given_up: threading.Event) -> None:
-        if hub_name(f"{repo}/{file}") != (repo, file):  # the hub named it: it must not lead elsewhere
-            raise _not_the_hub(repo)
-        place = self._place(repo, file)
+    def _fetch_one(self, repo: str, file: str, place: _Place, progress: _Progress) -> None:
         folder = self.cache / f"models--{repo.replace('/', '--')}"
         blob = folder / "blobs" / place.etag
         blob.parent.mkdir(parents=True, exist_ok=True)
-        if not blob.is_file():
-            self._download(place, blob, f"{repo}/{file}", report, given_up)
+        if blob.is_file() or _is_named(folder, place, file):
+            progress.add(place.size)
+        else:
+            self._download(place, blob, f"{repo}/{file}", progress)
         _name(folder, place, file, blob)
 
-    def _chosen(self, repo: str) -> str:
+    def _files_of_model(self, repo: str) -> list[str]:
+        """The files of a repository that make a model, its config the last."""
+        names = [name for name in self._names(repo) if _OF_A_MODEL.fullmatch(name)]
+        names = sorted(name for name in names if not name.startswith(_SECOND_COPIES))
+        if CONFIG not in names or not any(name.endswith(".safetensors") for name in names):
+            raise AdapterError(
+                Code.INVALID_MODEL,
+                f"{repo} has no weights as safetensors with a {CONFIG}; look for one that has.",
+            )
+        names.remove(CONFIG)
+        return [*names[:FILES_MAX], CONFIG]
+
+    def _names(self, repo: str) -> list[str]:
+        """All files of a repository."""
         with self._open(f"{self.endpoint}/api/models/{quote(repo)}") as answer:
             try:
                 listed = json.loads(answer.read(LIST_MAX_BYTES))
             except ValueError as exc:
                 raise _not_the_hub(repo) from exc
         siblings = listed.get("siblings") if isinstance(listed, dict) else None
-        names = [str(item.get("rfilename", "")) for item in siblings or [] if isinstance(item, dict)]
+        return [str(item.get("rfilename", "")) for item in siblings or [] if isinstance(item, dict)]
+
+    def _chosen(self, repo: str) -> str:
+        names = self._names(repo)
         models = sorted(
             name for name in names if name.lower().endswith(".gguf") and "mmproj" not in name.lower()
         )
@@ -127,21 +204,21 @@ class Hub:
                 break
         raise _not_the_hub(repo)
 
-    def _download(
-        self, place: _Place, blob: Path, name: str, report: ReportProgress, given_up: threading.Event
-    ) -> None:
+    def _download(self, place: _Place, blob: Path, name: str, progress: _Progress) -> None:
         part = blob.with_name(f"{blob.name}.incomplete")
         done = part.stat().st_size if part.is_file() else 0
         if done > place.size:
             part.unlink()
             done = 0
         _check_disk(blob.parent, place.size - done, name)
+        progress.add(done)
         if done < place.size:
             with self._opened_from(place.url, done) as answer, part.open("ab" if done else "wb") as file:
                 if done and answer.status != http.client.PARTIAL_CONTENT:  # it begins anew
                     file.truncate(0)
+                    progress.add(-done)
                     done = 0
-                _copy(answer, file, done, place.size, name, report, given_up)
+                _copy(answer, file, place.size - done, progress)
         _check_whole(part, place, name)
         os.replace(part, blob)  # noqa: PTH105 it says what is meant: one step
 
@@ -193,23 +270,14 @@ def _read_place(headers: Mapping[str, str], url: str, repo: str) -> _Place:
     return _Place(url, commit, etag, int(size))
 
 
-def _copy(
-    answer: Any,
-    file: IO[bytes],
-    done: int,
-    size: int,
-    name: str,
-    report: ReportProgress,
-    given_up: threading.Event,
-) -> None:
+def _copy(answer: Any, file: IO[bytes], left: int, progress: _Progress) -> None:
     while data := answer.read(READ_BYTES):
-        if given_up.is_set():
-            raise AdapterError(Code.INTERRUPT, "Loading the model was stopped.")
+        progress.check()
         file.write(data)
-        done += len(data)
-        if done > size:
+        left -= len(data)
+        if left < 0:
             break
-        report("model", f"downloading {name}: {done / _MB:.0f} of {size / _MB:.0f} MB", done / size)
+        progress.add(len(data))
 
 
 def _check_disk(folder: Path, needed: int, name: str) -> None:
@@ -240,9 +308,19 @@ def _check_whole(part: Path, place: _Place, name: str) -> None:
         raise AdapterError(Code.UPSTREAM_PROTOCOL, f"What came for {name} is not the file; load once more.")
 
 
+def _named(folder: Path, place: _Place, file: str) -> Path:
+    return folder / "snapshots" / place.commit / Path(*PurePosixPath(file).parts)
+
+
+def _is_named(folder: Path, place: _Place, file: str) -> bool:
+    """Whether the file itself lies in the snapshot, as where links cannot be made."""
+    named = _named(folder, place, file)
+    return named.is_file() and not named.is_symlink() and named.stat().st_size == place.size
+
+
 def _name(folder: Path, place: _Place, file: str, blob: Path) -> None:
     """The file's name in the snapshot, and the snapshot's as the newest."""
-    named = folder / "snapshots" / place.commit / Path(*PurePosixPath(file).parts)
+    named = _named(folder, place, file)
     named.parent.mkdir(parents=True, exist_ok=True)
     if not named.is_file():
         named.unlink(missing_ok=True)

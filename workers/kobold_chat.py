@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from workers.adapter import AdapterError, Alive, Event, Request, Usage, Warn
 from workers.answer import Answer, count
-from workers.chat_body import NO_EFFORT, Body, no_stop_ids, omitted, sampling, stops_sent
 from workers.codes import Code
+from workers.parameters import Body, no_stop_ids, sampling, stops_sent, without_options
 from workers.prompt import plain_roles, prefixed
 from workers.quirks import Quirks, matches
 from workers.refusals import Who
@@ -146,10 +146,7 @@ def build(
     body.update(sampling(request, quirks, left_out, warnings))
     if sent:
         body["stop_sequence"] = sent
-    if request.response_format and request.response_format.get("type") != "text":
-        warnings.append(omitted("response_format"))
-    if request.reasoning_effort not in (None, NO_EFFORT):
-        warnings.append(omitted("reasoning_effort"))
+    warnings += without_options(request)
     streamed = quirks.streams and (request.stream or len(sent) < len({*prompt.stops, *request.stop}))
     body.update(request.extra)
     return Body(body, tuple(warnings), streamed)

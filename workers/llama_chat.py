@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from workers.adapter import AdapterError, Event, Finish, Request, Text
-from workers.chat_body import NO_EFFORT, Body, build
+from workers.chat_body import build
 from workers.chat_reply import ChatReply
 from workers.codes import Code
+from workers.parameters import NO_EFFORT, Body
 from workers.quirks import Quirks
-from workers.refusals import Who, redacted
+from workers.redaction import redacted
+from workers.refusals import Who
 from workers.transcript import transcript
 
 __all__ = ["TRANSCRIPT_TEMPLATE", "Manner", "body_of", "events_of", "refused"]

@@ -10,11 +10,14 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from workers.adapter import Request, Warn
-from workers.chat_body import (
+from workers.parameters import (
+    NEUTRAL_TEMPERATURE,
     NO_EFFORT,
     Body,
     asks_to_think,
+    is_streamed,
     no_stop_ids,
+    not_taken,
     omitted,
     sampling,
     schema_of,
@@ -25,8 +28,6 @@ from workers.quirks import Quirks, matches
 
 __all__ = ["build"]
 
-NEUTRAL_TEMPERATURE: Final = 1.0
-"""The API's own default. It is not sent: the newest models refuse the field, others only any other value."""
 EFFORTS: Final = {"minimal": "low"}
 """Words of the OpenAI wire for an effort that this one calls otherwise."""
 
@@ -50,14 +51,14 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     }
     if system:
         body["system"] = "\n".join(system)
-    left_out = {*quirks.unsupported, *refused, *(quirks.reasoning_unsupported if thinks else ())}
+    left_out = not_taken(quirks, refused, thinks=thinks)
     body.update(_sampling(request, quirks, left_out, warnings))
     stops = [] if thinks else stops_sent(request, quirks, left_out)
     if stops:
         body["stop_sequences"] = stops
     _add_thinking(body, request, quirks, warnings)
     _add_format(body, request, warnings)
-    streamed = request.stream or len(stops) < len(set(request.stop))
+    streamed = is_streamed(request, stops)
     if streamed:
         body["stream"] = True
     body.update({**quirks.extra_body, **request.extra})
@@ -70,7 +71,7 @@ def _sampling(
     """Temperature or top_p: newer models refuse both at once."""
     given = sampling(request, quirks, left_out, warnings)
     if given.get("temperature") == NEUTRAL_TEMPERATURE:
-        del given["temperature"]
+        del given["temperature"]  # the newest models refuse the field, others only any other value
     if "temperature" in given and given.pop("top_p", None) is not None:
         warnings.append(omitted("top_p"))
     return given

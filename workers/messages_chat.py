@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from workers.adapter import Request
-from workers.chat_body import Body
 from workers.claude_models import USUAL
 from workers.http_chat import HttpChat
 from workers.messages_body import build
 from workers.messages_reply import MessagesReply
+from workers.parameters import Body
 from workers.quirks import Quirks
 from workers.refusals import Who
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from workers.adapter import Alive, Event, FinishReason, Reasoning, Usage
-from workers.answer import Answer, count
+from workers.answer import Answer, count, whole_input
 from workers.refusals import Who
 
 __all__ = ["MessagesReply"]
@@ -91,14 +91,11 @@ class MessagesReply(Answer):
 
 
 def _usage(counts: Mapping[str, Any]) -> Usage:
-    """Tokens; what a cache gave or took is counted apart on the wire, and is input all the same."""
-    fresh = count(counts.get("input_tokens"))
-    cached = count(counts.get("cache_read_input_tokens"))
-    written = count(counts.get("cache_creation_input_tokens"))
+    cached, written = counts.get("cache_read_input_tokens"), counts.get("cache_creation_input_tokens")
     details = counts.get("output_tokens_details")
     return Usage(
-        input_tokens=None if fresh is None else fresh + (cached or 0) + (written or 0),
+        input_tokens=whole_input(counts.get("input_tokens"), cached, written),
         output_tokens=count(counts.get("output_tokens")),
-        cached_input_tokens=cached,
+        cached_input_tokens=count(cached),
         reasoning_tokens=count(details.get("thinking_tokens")) if isinstance(details, dict) else None,
     )

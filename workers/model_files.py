@@ -22,7 +22,19 @@ from typing import Any, Final
 from workers.adapter import AdapterError
 from workers.codes import Code
 
-__all__ = ["ModelFiles", "hub_name", "part_names", "parts_of"]
+__all__ = [
+    "DEPTH_MAX",
+    "FILES_MAX",
+    "NEAR_NAMES",
+    "SUFFIX",
+    "ModelFiles",
+    "directories",
+    "existing_path",
+    "hub_name",
+    "part_names",
+    "parts_of",
+    "repositories",
+]
 
 SUFFIX: Final = ".gguf"
 FILES_MAX: Final = 2000
@@ -91,9 +103,9 @@ class ModelFiles:
         for folder in self.folders:
             for path in _gguf_files(folder, DEPTH_MAX):
                 yield _without_suffix(path.relative_to(folder).as_posix()), path
-        for repo in _directories(self.hub):
-            if repo.name.startswith(_REPO_PREFIX):
-                yield from _of_repo(repo)
+        for name, snapshot in repositories(self.hub):
+            for path in _gguf_files(snapshot, DEPTH_MAX):
+                yield f"{name}/{path.relative_to(snapshot).as_posix()}", path
 
     def _unknown(self, name: str, known: Sequence[str], *, several: bool) -> AdapterError:
         if several:
@@ -144,16 +156,41 @@ def parts_of(path: Path) -> list[Path]:
     return parts
 
 
+def repositories(hub: Path) -> Iterator[tuple[str, Path]]:
+    """The repositories in the hub's cache, and the newest snapshot of each."""
+    for repo in directories(hub):
+        snapshot = _snapshot(repo) if repo.name.startswith(_REPO_PREFIX) else None
+        if snapshot is not None:
+            yield repo.name[len(_REPO_PREFIX) :].replace("--", "/"), snapshot
+
+
+def directories(folder: Path) -> list[Path]:
+    """The folders in a folder; none where it is not there, or not ours to read."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    except OSError:
+        return []
+
+
+def existing_path(name: str) -> Path:
+    """The path that a client names.
+
+    Raises:
+        AdapterError: INVALID_MODEL, it leads to another machine.
+    """
+    if name.startswith(("\\\\", "//")):  # Windows would send the user's credentials to whatever host that is
+        raise AdapterError(
+            Code.INVALID_MODEL, "A model is not read from another machine: copy it to this one."
+        )
+    return Path(name).expanduser()
+
+
 def _is_path(name: str) -> bool:
     return name.lower().endswith(SUFFIX) and (name.startswith("~") or Path(name).is_absolute())
 
 
 def _existing(name: str) -> Path:
-    if name.startswith(("\\\\", "//")):  # Windows would send the user's credentials to whatever host that is
-        raise AdapterError(
-            Code.INVALID_MODEL, "A model is not read from another machine: copy it to this one."
-        )
-    path = Path(name).expanduser()
+    path = existing_path(name)
     if not path.is_file():
         raise AdapterError(Code.INVALID_MODEL, f"There is no file {name!r}; check the path.")
     return path
@@ -183,30 +220,13 @@ def _is_model(path: Path) -> bool:
     return name.endswith(SUFFIX) and not later and not name.startswith(_NOT_MODELS)
 
 
-def _directories(folder: Path) -> list[Path]:
-    try:
-        return sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    except OSError:
-        return []
-
-
-def _of_repo(repo: Path) -> Iterator[tuple[str, Path]]:
-    """The models of one repository in the hub's cache, as its newest snapshot holds them."""
-    snapshot = _snapshot(repo)
-    if snapshot is None:
-        return
-    name = repo.name[len(_REPO_PREFIX) :].replace("--", "/")
-    for path in _gguf_files(snapshot, DEPTH_MAX):
-        yield f"{name}/{path.relative_to(snapshot).as_posix()}", path
-
-
 def _snapshot(repo: Path) -> Path | None:
     """The one that `main` names, else the one that changed last."""
     try:
         commit = (repo / "refs" / "main").read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         commit = ""
-    snapshots = _directories(repo / "snapshots")
+    snapshots = directories(repo / "snapshots")
     named = [snapshot for snapshot in snapshots if snapshot.name == commit]
     return named[0] if named else max(snapshots, key=lambda item: item.stat().st_mtime, default=None)
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from workers.adapter import AdapterError, Message, Request, Warn
-from workers.chat_body import Body, asks_to_think, changed, omitted, sampling, stops_sent
 from workers.codes import Code
+from workers.parameters import Body, asks_to_think, changed, no_stop_ids, omitted, sampling, stops_sent
 from workers.prompt import plain_roles, prefixed
 from workers.quirks import DROPPABLE, Quirks, matches
 from workers.transcript import transcript
@@ -137,9 +137,7 @@ def _check(request: Request, inputs: Inputs) -> None:
     if not request.model:
         raise AdapterError(Code.INVALID_MODEL, "this provider has no model of its own: name one in model_id")
     if request.stop_ids:
-        raise AdapterError(
-            Code.UNSUPPORTED, "this provider takes no token ids in stop_tokens: send strings instead"
-        )
+        raise no_stop_ids()
     if "prompt" not in inputs.fields and not inputs.has_messages:
         raise AdapterError(Code.INVALID_MODEL, f"model {request.model!r} takes no text: use a language model")
 

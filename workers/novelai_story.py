@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from workers.adapter import AdapterError, Alive, Event, Request, Warn
 from workers.answer import Answer
-from workers.chat_body import NO_EFFORT, Body, omitted, sampling
 from workers.codes import Code
+from workers.parameters import NEUTRAL_TEMPERATURE, Body, sampling, without_options
 from workers.quirks import Quirks, matches
 from workers.refusals import Who
 from workers.transcript import OneTurn, transcript
@@ -25,8 +25,6 @@ LENGTH_MAX: Final = 2048
 """What the schema allows."""
 TIERS: Final = {"tablet": 150, "scroll": 150, "opus": 250}
 """Subscription → tokens that one reply may have."""
-NEUTRAL_TEMPERATURE: Final = 1.0
-"""What a request has that asks for none; then the preset's own holds."""
 SCENE_BREAK: Final = "\n***"
 """How a story goes on elsewhere: the turn is over."""
 
@@ -122,17 +120,14 @@ def build(request: Request, quirks: Quirks, tier: str, *, refused: Collection[st
     parameters: dict[str, Any] = {**_FIXED, **model.preset, "min_length": 1, "max_length": length}
     given = sampling(request, quirks, {*quirks.unsupported, *refused}, warnings)
     if given.get("temperature") == NEUTRAL_TEMPERATURE:
-        del given["temperature"]
+        del given["temperature"]  # the preset's own holds
     parameters.update((_NAMES.get(name, name), value) for name, value in given.items())
     if model.order:
         more = (number for name, number in _SAMPLERS.items() if name in given and number not in model.order)
         parameters["order"] = [*model.order, *more]
     if request.stop_ids:
         parameters["stop_sequences"] = [[token] for token in request.stop_ids]
-    if request.response_format is not None and request.response_format.get("type") != "text":
-        warnings.append(omitted("response_format"))
-    if request.reasoning_effort not in (None, NO_EFFORT):
-        warnings.append(omitted("reasoning_effort"))
+    warnings += without_options(request)
     extra = dict(request.extra)
     wanted = extra.pop("parameters", {})
     parameters.update(wanted if isinstance(wanted, Mapping) else {})

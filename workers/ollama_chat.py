@@ -11,18 +11,19 @@ from typing import Any, Final
 
 from workers.adapter import Alive, Event, Reasoning, Request, Usage, Warn
 from workers.answer import Answer, count
-from workers.chat_body import (
+from workers.chat_body import spoken
+from workers.ollama_options import Given
+from workers.parameters import (
     NO_EFFORT,
     Body,
     asks_to_think,
+    is_streamed,
     no_stop_ids,
     omitted,
     sampling,
     schema_of,
-    spoken,
     stops_sent,
 )
-from workers.ollama_options import Given
 from workers.quirks import Quirks, matches
 from workers.refusals import Who
 
@@ -68,7 +69,7 @@ def build(
     body.update(_thinking(request, quirks, refused, warnings, able=always or thinks is not False))
     if (shape := _format(request, warnings)) is not None:
         body["format"] = shape
-    streamed = request.stream or len(stops) < len(set(request.stop))
+    streamed = is_streamed(request, stops)
     body["stream"] = streamed
     body.update((name, value) for name, value in request.extra.items() if name != "options")
     return Body(body, tuple(warnings), streamed)

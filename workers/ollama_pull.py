@@ -16,7 +16,8 @@ from typing import Any, Final, TypeVar
 from workers.adapter import AdapterError, ReportProgress
 from workers.codes import Code
 from workers.ndjson import NDJSONDecoder
-from workers.refusals import Refusal, redacted
+from workers.redaction import redacted
+from workers.refusals import Refusal
 from workers.sse import EventTooLong
 from workers.upstream import Upstream
 

@@ -11,7 +11,7 @@ __all__ = ["address_of", "is_loopback", "proxy_for"]
 
 _PORTS = {"http": 80, "https": 443}
 _NEVER_PROXIED = ("metadata.google.internal",)
-"""What a machine is told of itself, tokens too: a proxy would hear them, or be told of another machine."""
+"""What a machine is told of itself, tokens too: a proxy would hear it, and be told of its own machine."""
 
 
 def address_of(base_url: str, name: str) -> tuple[str, str, int]:

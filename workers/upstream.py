@@ -1,41 +1,40 @@
-"""HTTP to a provider: the one place outside adapters that knows aiohttp, and the one that holds a connection.
+"""HTTP to a provider: requests out, and the connections that carry them.
 
 What every wire over HTTP needs and no wire should write again: connections that stay warm, no redirects,
 no cookies, the system's certificates, proxies, bounded bodies, one table of what failures mean, and at
 most one retry, only while nothing of an answer has arrived. A wire may name refusals that are waited out.
 Whoever leaves a `post` early, by cancelling or by closing, has closed its connection by then.
+Only this file and its neighbours know aiohttp: an answer is http_reply.py's, what became of an attempt
+attempts.py's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import io
 import json
-import os
-import ssl
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
-from contextvars import ContextVar
 from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import quote
-from weakref import WeakSet
 
 import aiohttp
 from aiohttp import http_exceptions
-from aiohttp.connector import Connection
 from yarl import URL
 
 from workers.adapter import AdapterError
+from workers.attempts import Attempt, Connector, fault_of
 from workers.codes import Code
-from workers.faults import Fault, unsent
-from workers.refusals import Who, parse_fields, redacted, redirected, refusal, retry_after_ms
+from workers.faults import unsent
+from workers.http_reply import READ_ERRORS, Reply, drop, refused
+from workers.redaction import redacted
+from workers.refusals import Who
 from workers.retries import retry_pause_s
 from workers.routes import address_of, proxy_for
+from workers.trust import trusted
 
-__all__ = ["Patience", "Reply", "Sign", "Upstream"]
+__all__ = ["Patience", "Sign", "Upstream"]
 
 T = TypeVar("T")
 Sign: TypeAlias = "Callable[[], Awaitable[Mapping[str, str]]]"
@@ -53,109 +52,12 @@ CONNECTIONS_UNBOUNDED: Final = 0
 unreachable."""
 READ_BYTES: Final = 64 << 10
 """How much of an answer is buffered before its connection is paused."""
-ERROR_BODY_MAX_BYTES: Final = 64 << 10
-ERROR_BODY_S: Final = 2.0
-"""The status already says what happened; its explanation is not waited for any longer."""
-WHOLE_BODY_MAX_BYTES: Final = 16 << 20
-"""An unstreamed answer, or a list of models."""
-STREAM_MAX_BYTES: Final = 512 << 20
-"""A stream beyond this has no end; a million pieces of 300 bytes still fit."""
-LINGER_S: Final = 0.05
-"""How long the end of an answer is waited for after its last word, to keep the connection."""
-LINGER_BYTES: Final = 64 << 10
 LARGE_BODY_BYTES: Final = 512 << 10
 """Larger requests are sent in pieces, so that writing one does not hold up the others."""
 
-READ_ERRORS: Final = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
-"""What reading a body raises when it cannot go on."""
 _PATH_SAFE: Final = "%/?#[]@!$&'()*+,;=:~"
 """What stands in a path as it is; an escape stays the escape that it was, since a signature may cover it."""
 SEND_ERRORS: Final = (*READ_ERRORS, http_exceptions.HttpProcessingError, UnicodeError)
-
-
-class Reply:
-    """An answer whose head has arrived with an accepted status; its body is read in one of two ways, once."""
-
-    def __init__(self, response: aiohttp.ClientResponse, who: Who, retries: int) -> None:
-        self._response = response
-        self._who = who
-        self.retries = retries
-        self.content_type = response.content_type if "Content-Type" in response.headers else ""
-        self._timer: asyncio.TimerHandle | None = None
-
-    def header(self, name: str) -> str:
-        """A header of it; empty where there is none."""
-        return self._response.headers.get(name, "")
-
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The body as it arrives; a regular end of it is not judged here.
-
-        Raises:
-            AdapterError: TRUNCATED or UPSTREAM_PROTOCOL.
-        """
-        total = 0
-        while data := await self._some():
-            total += len(data)
-            if total > STREAM_MAX_BYTES:
-                raise AdapterError(
-                    Code.UPSTREAM_PROTOCOL, f"{self._who.name} sent a stream that does not end"
-                )
-            yield data
-
-    async def read(self) -> bytes:
-        """The whole body.
-
-        Raises:
-            AdapterError: TRUNCATED, or UPSTREAM_PROTOCOL when it is over WHOLE_BODY_MAX_BYTES.
-        """
-        body = bytearray()
-        while data := await self._some():
-            if len(body) + len(data) > WHOLE_BODY_MAX_BYTES:
-                raise AdapterError(
-                    Code.UPSTREAM_PROTOCOL,
-                    f"{self._who.name} sent an answer of more than {WHOLE_BODY_MAX_BYTES >> 20} MiB",
-                )
-            body += data
-        return bytes(body)
-
-    async def _some(self) -> bytes:
-        """What has arrived, as soon as there is anything; nothing at the regular end."""
-        try:
-            return await self._response.content.readany()
-        except READ_ERRORS as exc:
-            raise _cut(self._who.name, exc) from exc
-
-    def end_within(self, seconds: float) -> None:
-        """Closes the connection if the body has not ended by then; reading it raises TRUNCATED.
-        Of several calls the earliest end holds."""
-        loop = asyncio.get_running_loop()
-        if self._timer is not None:
-            if self._timer.when() <= loop.time() + seconds:
-                return
-            self._timer.cancel()
-        self._timer = loop.call_later(seconds, _drop, self._response)
-
-    def goes_on(self) -> None:
-        """What has come shows that the body is not at its end: no end of it that was set before holds."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    async def drain(self) -> None:
-        """Waits a moment for the end of a body that has nothing more to say, so its connection stays warm."""
-        if self._response.content.at_eof():
-            return
-        self.end_within(LINGER_S)
-        left = LINGER_BYTES
-        with contextlib.suppress(*READ_ERRORS):
-            while left > 0 and (data := await self._response.content.readany()):
-                left -= len(data)
-
-    def close(self) -> None:
-        """Closes the connection, or leaves it warm where the body was read to its end."""
-        if self._timer is not None:
-            self._timer.cancel()
-        _drop(self._response)
 
 
 class Upstream:
@@ -191,9 +93,9 @@ class Upstream:
             AdapterError: UNREACHABLE, when the system names a proxy that cannot be used.
         """
         self._proxy = await asyncio.to_thread(proxy_for, self._scheme, self._host, self.who.name)
-        context = await asyncio.to_thread(_trust) if self._scheme == "https" else True
+        context = await asyncio.to_thread(trusted) if self._scheme == "https" else True
         self._session = aiohttp.ClientSession(
-            connector=_Connector(limit=CONNECTIONS_UNBOUNDED, keepalive_timeout=KEEPALIVE_S, ssl=context),
+            connector=Connector(limit=CONNECTIONS_UNBOUNDED, keepalive_timeout=KEEPALIVE_S, ssl=context),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S),
@@ -345,8 +247,7 @@ class Upstream:
     ) -> aiohttp.ClientResponse:
         """An answer with an accepted status, or an AdapterError."""
         assert self._session is not None, "open() comes first"  # noqa: S101 - a bug of ours, not an input
-        attempt = _Attempt()
-        _current.set(attempt)
+        attempt = Attempt.begun()
         extra: dict[str, Any] = {} if limit is None else {"timeout": limit}
         if body is not None:
             extra["data"] = io.BytesIO(body) if len(body) > LARGE_BODY_BYTES else body
@@ -372,9 +273,9 @@ class Upstream:
         if response.status in self._accepted:
             return response
         try:
-            raise await self._refused(response, model)
+            raise await refused(response, self.who, model)
         finally:
-            _drop(response)
+            drop(response)
 
     def _url(self, path: str) -> URL:
         """The address of a path, whose escapes are sent as they are."""
@@ -384,137 +285,10 @@ class Upstream:
         except ValueError as exc:
             raise aiohttp.InvalidURL(self._base) from exc
 
-    def _unsent(self, exc: Exception, attempt: _Attempt) -> AdapterError:
-        fault, cause = _fault(exc, attempt)
+    def _unsent(self, exc: Exception, attempt: Attempt) -> AdapterError:
+        fault, cause = fault_of(exc, attempt)
         status = exc.status if isinstance(exc, aiohttp.ClientResponseError) else 0
         return unsent(fault, self.who.name, self.where, self._proxy, cause, status)
-
-    async def _refused(self, response: aiohttp.ClientResponse, model: str) -> AdapterError:
-        status = response.status
-        if 300 <= status < 400:
-            return redirected(self.who, status, response.headers.get("Location", ""))
-        if status < 300:
-            return AdapterError(
-                Code.UPSTREAM_PROTOCOL,
-                f"{self.who.name} answered with HTTP {status} and no content: check the base URL",
-                provider_status=status,
-            )
-        fields = parse_fields(await _error_body(response), kind=response.headers.get("x-amzn-ErrorType", ""))
-        header = response.headers.get("Retry-After")
-        return refusal(
-            self.who, status, fields, model=model, retry_after_ms=retry_after_ms(header, time.time())
-        )
-
-
-@functools.cache
-def _trust() -> ssl.SSLContext:
-    """The system's own certificates, which know the user's company and antivirus too; once per process."""
-    if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
-        return ssl.create_default_context()
-    try:
-        import truststore  # here: it costs time, and only https needs it
-    except ImportError:
-        return ssl.create_default_context()
-    return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-async def _error_body(response: aiohttp.ClientResponse) -> bytes:
-    """As much of an error's body as is worth waiting for; cut where it is too long or too slow."""
-    timer = asyncio.get_running_loop().call_later(ERROR_BODY_S, _drop, response)
-    body = bytearray()
-    try:
-        with contextlib.suppress(*READ_ERRORS):
-            while len(body) < ERROR_BODY_MAX_BYTES and (data := await response.content.readany()):
-                body += data
-    finally:
-        timer.cancel()
-    return bytes(body[:ERROR_BODY_MAX_BYTES])
-
-
-class _Attempt:
-    """How far one request got."""
-
-    def __init__(self) -> None:
-        self.reused = False
-        self._transport: asyncio.Transport | None = None
-
-    @property
-    def connected(self) -> bool:
-        """Whether there was a connection to send the request on."""
-        return self._transport is not None
-
-    def note(self, transport: asyncio.Transport, *, reused: bool) -> None:
-        """The connection is ready; a reused one has carried a request before."""
-        self._transport = transport
-        self.reused = reused
-
-    def abort(self) -> None:
-        """Closes it, with what is not sent yet: a plain close would first send all of the prompt."""
-        if self._transport is not None:
-            self._transport.abort()
-
-
-_current: ContextVar[_Attempt] = ContextVar("attempt")
-"""The request that the running task is sending."""
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Tells each request its connection, so that a cancelled one can be closed at once."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._used: WeakSet[asyncio.Transport] = WeakSet()
-
-    async def connect(self, *args: Any, **kwargs: Any) -> Connection:
-        connection = await super().connect(*args, **kwargs)
-        transport = connection.transport
-        if transport is not None:
-            _current.get().note(transport, reused=transport in self._used)
-            self._used.add(transport)
-        return connection
-
-
-def _drop(response: aiohttp.ClientResponse) -> None:
-    """Ends a response; its connection is aborted unless the body has ended and it is warm again."""
-    connection = response.connection
-    transport = connection.transport if connection is not None else None
-    response.close()
-    if transport is not None:
-        transport.abort()
-
-
-def _fault(exc: Exception, attempt: _Attempt) -> tuple[Fault, BaseException]:
-    """Which step failed, and the innermost exception that says why."""
-    inner = getattr(exc, "os_error", None) or getattr(exc, "certificate_error", None) or exc.__cause__
-    cause = inner if isinstance(inner, BaseException) else exc
-    if isinstance(exc, aiohttp.ClientHttpProxyError):
-        return Fault.PROXY_REFUSED, cause
-    if isinstance(exc, (aiohttp.ClientResponseError, http_exceptions.HttpProcessingError)):
-        return Fault.NOT_HTTP, cause
-    if isinstance(exc, (aiohttp.InvalidURL, UnicodeError)):
-        return Fault.ADDRESS, cause
-    if isinstance(exc, asyncio.TimeoutError):
-        return (Fault.ANSWER_TIME if attempt.connected else Fault.CONNECT_TIME), cause
-    if isinstance(cause, ssl.SSLError):
-        return Fault.TLS, cause
-    if isinstance(exc, aiohttp.ClientProxyConnectionError):
-        return Fault.PROXY, cause
-    if isinstance(exc, aiohttp.ClientConnectorDNSError):
-        return Fault.NAME, cause
-    if isinstance(exc, aiohttp.ClientConnectorError):
-        return Fault.CONNECT, cause
-    if not attempt.connected:
-        return Fault.HANDSHAKE_CLOSED, cause
-    return (Fault.CLOSED_WARM if attempt.reused else Fault.CLOSED), cause
-
-
-def _cut(name: str, exc: Exception) -> AdapterError:
-    """The error for a body that broke off."""
-    if isinstance(exc.__cause__, http_exceptions.ContentEncodingError):
-        return AdapterError(Code.UPSTREAM_PROTOCOL, f"{name} sent an answer whose compression is broken")
-    if isinstance(exc, asyncio.TimeoutError):
-        return AdapterError(Code.TIMEOUT, f"{name} began an answer and did not finish it in time")
-    return AdapterError(Code.TRUNCATED, f"the connection to {name} broke off in the middle of its answer")
 
 
 def _parsed(body: bytes) -> Any:

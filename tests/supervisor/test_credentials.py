@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -295,7 +296,7 @@ def test_a_missing_setting_names_the_option_and_the_variables(tmp_path: Path) ->
 
 def test_what_only_stands_in_the_address_is_not_needed_with_another_one(tmp_path: Path) -> None:
     url = "http://127.0.0.1:1/v1"
-    assert bind(cloud(tmp_path), CLOUD, base_url=url).base_url == url
+    assert bind(cloud(tmp_path), CLOUD, base_url=url, api_key="own").base_url == url
 
 
 def test_who_chooses_the_host_brings_the_key(tmp_path: Path) -> None:
@@ -340,6 +341,38 @@ def test_secrets_of_two_people_are_never_mixed(tmp_path: Path) -> None:
     assert (bearer.key, bearer.options) == ("bearer", {"region": "us-1"})
 
 
+def test_an_operators_key_is_not_used_beside_a_clients_own_secrets(tmp_path: Path) -> None:
+    variables = {"SIGNED_BEARER": "of-the-operator", "SIGNED_SECRET": "s3cret"}
+    settings = make_settings(tmp_path, variables=variables)
+    both = dataclasses.replace(SIGNED, key=("SIGNED_BEARER",))
+    assert bind(settings, both).key == "of-the-operator"
+    own = bind(settings, both, options={"access_key_id": "MINE", "secret_access_key": "mine"})
+    assert own.key is None
+    assert own.options["secret_access_key"] == "mine"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:6666", "http://localhost:1/v1", "http://[::1]:1"])
+def test_an_operators_key_does_not_go_where_a_client_says(tmp_path: Path, url: str) -> None:
+    settings = make_settings(
+        tmp_path, variables={"GROQ_API_KEY": "of-the-operator", "SIGNED_SECRET": "s3cret"}
+    )
+    with pytest.raises(ClientError) as caught:
+        bind(settings, base_url=url)
+    assert caught.value.code is Code.AUTHORIZATION
+    assert "GROQ_BASE_URL" in caught.value.message
+    assert bind(settings, base_url=url, api_key="own").key == "own"
+    assert bind(settings, SIGNED, base_url=url).options == {"region": "us-1"}
+    optional = dataclasses.replace(GROQ, key_required=False)
+    assert bind(settings, optional, base_url=url).key is None
+
+
+def test_an_operators_key_goes_to_his_own_address_and_to_hosts_that_he_listed(tmp_path: Path) -> None:
+    variables = {"GROQ_API_KEY": "of-the-operator", "GROQ_BASE_URL": "http://127.0.0.1:7/v1"}
+    settings = make_settings(tmp_path, variables=variables, base_url_hosts=("box.lan",))
+    assert bind(settings, base_url="http://127.0.0.1:7/v1/").key == "of-the-operator"
+    assert bind(settings, base_url="http://box.lan:1/v1").key == "of-the-operator"
+
+
 def test_no_secret_is_in_what_a_binding_shows(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, variables={"SIGNED_ID": "AKID", "SIGNED_SECRET": "s3cret"})
     binding = bind(settings, SIGNED, options={"region": "r"}, api_key="own-key")
@@ -351,7 +384,7 @@ def test_no_secret_is_in_what_a_binding_shows(tmp_path: Path) -> None:
 ENGINE = Provider("engine", "Engine", "engine", "llama_cpp", "llama-cpp")
 
 
-@pytest.mark.parametrize(("given", "kept"), [(None, None), (0, 0.0), (30, 30.0), (1.5, 1.5), (-1, math.inf)])
+@pytest.mark.parametrize(("given", "kept"), [(None, None), (0, 1.0), (30, 30.0), (1.5, 1.5), (-1, math.inf)])
 def test_an_engine_is_kept_for_as_long_as_the_load_says(
     settings: Settings, given: float | None, kept: float | None
 ) -> None:

@@ -48,7 +48,14 @@ def test_a_name_cannot_break_out_of_its_cell_or_steer_a_terminal() -> None:
     ("requests", "tokens", "used", "quirks", "said"),
     [
         pytest.param(0, 0, {}, {"reasoning_headroom": 9}, "nothing was generated", id="nothing"),
-        pytest.param(1, 5, {}, {}, "asked for 5 tokens of reply at most, in 1 request", id="one"),
+        pytest.param(
+            1,
+            5,
+            {},
+            {},
+            "asked for 5 tokens of reply at most, in 1 request, and more if the model thinks",
+            id="one",
+        ),
         pytest.param(
             *(2, 205, {"output_tokens": 7}, {"reasoning_headroom": 9}),
             "asked for 205 tokens of reply at most, in 2 requests, and 9 more in each if the model thinks; "

@@ -590,5 +590,11 @@ os._exit(0)
 
 
 def test_a_worker_is_told_where_an_operators_login_is_and_no_key() -> None:
-    place = {"GOOGLE_APPLICATION_CREDENTIALS": "account.json", "PATH": "bin"}
-    assert worker_environment({**place, "GROQ_API_KEY": "of-the-operator"}) == place
+    login = {"GOOGLE_APPLICATION_CREDENTIALS": "account.json", "CLOUDSDK_CONFIG": None}
+    seen = worker_environment({"PATH": "bin", "GROQ_API_KEY": "of-the-operator"}, login)
+    assert seen == {"PATH": "bin", "GOOGLE_APPLICATION_CREDENTIALS": "account.json"}
+
+
+def test_the_text_of_a_login_is_a_key_and_is_in_no_environment() -> None:
+    login = {"GOOGLE_APPLICATION_CREDENTIALS": '{"type": "service_account"}'}
+    assert worker_environment({**login}, login) == {}

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.bound import request as asked
 from workers.adapter import AdapterError, Message, Request
-from workers.chat_body import Body, build
+from workers.chat_body import build
 from workers.codes import Code
+from workers.parameters import Body
 from workers.quirks import Quirks
 
 
@@ -205,3 +207,33 @@ def test_what_a_provider_always_wants_is_sent_and_a_client_may_change_it() -> No
     quirks = Quirks(extra_body={"safe": False, "tier": "fast"})
     fields = body(quirks, extra={"safe": True}).fields
     assert (fields["safe"], fields["tier"]) == (True, "fast")
+
+
+def test_a_temperature_that_is_too_low_is_lifted_and_told() -> None:
+    made = body(Quirks(temperature_min=0.01), temperature=0.0)
+    assert made.fields["temperature"] == 0.01
+    assert [warning.name for warning in made.warnings] == ["PARAMETER_CHANGED"]
+
+
+@pytest.mark.parametrize(
+    ("model", "off", "fields", "tokens"),
+    [
+        pytest.param("thinker", {}, {}, 300, id="a model that thinks"),
+        pytest.param("other", {}, {}, 200, id="one that does not"),
+        pytest.param("other", {}, {"reasoning_effort": "low"}, 300, id="one that is asked to"),
+        pytest.param("thinker", {}, {"reasoning_effort": "none"}, 200, id="told not to by the client"),
+        pytest.param("thinker", {"thinking": {"type": "disabled"}}, {}, 200, id="told not to"),
+        pytest.param("thinker", {"enable_thinking": False}, {}, 200, id="told not to, otherwise"),
+        pytest.param("thinker", {"reasoning_effort": "none"}, {}, 200, id="told not to, in a third way"),
+        pytest.param("thinker", {"reasoning_effort": "low"}, {}, 300, id="told to think little"),
+        pytest.param(
+            *("thinker", {"enable_thinking": False}, {"extra": {"enable_thinking": True}}, 300),
+            id="told to, by the client",
+        ),
+    ],
+)
+def test_there_is_room_for_thinking_where_there_is_thinking(
+    model: str, off: dict[str, Any], fields: dict[str, Any], tokens: int
+) -> None:
+    quirks = Quirks(reasoning_models=("thinker",), reasoning_headroom=100, thinking_off=off)
+    assert build(asked(model=model, max_output_length=200, **fields), quirks).fields["max_tokens"] == tokens

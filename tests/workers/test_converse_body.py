@@ -14,9 +14,9 @@ from supervisor.catalog import load_catalog
 from tests.fakes.bound import request
 from workers.adapter import AdapterError, Message
 from workers.adapters.bedrock import USUAL
-from workers.chat_body import Body
 from workers.codes import Code
 from workers.converse_body import build
+from workers.parameters import Body
 from workers.prompt import OPENING
 from workers.quirks import Quirks
 

@@ -11,6 +11,7 @@ from workers.adapter import AdapterError
 from workers.codes import Code
 from workers.engine_options import CONTEXT, SLOTS, Given, check_memory, fill, read_options
 from workers.gguf_header import GgufHeader
+from workers.mistral_options import Given as Mistral
 
 HEADER: Final = GgufHeader("llama", context_length=32_768, template="{{ messages }}", kv_bytes=1 << 17)
 GIB: Final = 1 << 30
@@ -18,14 +19,14 @@ GIB: Final = 1 << 30
 
 def test_what_is_given_is_read_and_null_is_not_given() -> None:
     given, warnings = read_options(
-        {"context_length": 4096.0, "threads": 4, "slots": None, "transcript": True}
+        {"context_length": 4096.0, "threads": 4, "slots": None, "transcript": True}, Given
     )
     assert given == Given(context_length=4096, threads=4, transcript=True)
     assert warnings == ()
 
 
 def test_what_means_nothing_is_a_warning_that_names_what_does() -> None:
-    _, (warning,) = read_options({"n_ctx": 4096})
+    _, (warning,) = read_options({"n_ctx": 4096}, Given)
     assert "n_ctx" in warning.message
     assert "context_length" in warning.message
 
@@ -33,7 +34,7 @@ def test_what_means_nothing_is_a_warning_that_names_what_does() -> None:
 @pytest.mark.parametrize("value", ["4096", True, 4096.5, 0, 1 << 40, [4096]])
 def test_a_context_must_be_a_number_that_can_be_meant(value: Any) -> None:
     with pytest.raises(AdapterError) as caught:
-        read_options({"context_length": value})
+        read_options({"context_length": value}, Given)
     assert caught.value.code is Code.INVALID_REQUEST
 
 
@@ -79,3 +80,12 @@ def test_a_model_that_cannot_fit_comes_with_a_remedy(memory_gib: float, remedy: 
     assert caught.value.code is Code.OUT_OF_MEMORY
     assert remedy in caught.value.message
     assert "5.0 GiB" in caught.value.message
+
+
+def test_a_word_is_one_of_few_in_any_case() -> None:
+    given, _ = read_options({"isq": "q4k"}, Mistral)
+    assert given.isq == "Q4K"
+    for value in ("Q9", 4, True):
+        with pytest.raises(AdapterError) as caught:
+            read_options({"isq": value}, Mistral)
+        assert "options.isq must be one of Q2K" in caught.value.message

@@ -13,9 +13,9 @@ import pytest
 from tests.fakes.bound import request
 from workers.adapter import AdapterError, Message, Text
 from workers.adapters.ai_horde import USUAL
-from workers.chat_body import Body
 from workers.codes import Code
 from workers.horde_job import HordeReply, build
+from workers.parameters import Body
 from workers.refusals import Who
 
 SCHEMA: Final = json.loads(

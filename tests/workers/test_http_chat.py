@@ -1,4 +1,4 @@
-"""What a wire may say of itself beyond body and reader: a path, a kind of stream, a list of models.
+"""What a wire may say of itself beyond body and reader: a path, a kind of stream, a signature.
 
 All else of workers/http_chat.py is held for every adapter by tests/workers/adapters/test_contract.py.
 """
@@ -6,52 +6,21 @@ All else of workers/http_chat.py is held for every adapter by tests/workers/adap
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
-from tests.fakes.bound import bound, collect, finish_of, load_only, refusal, request, text_of
+from tests.fakes.bound import bound, collect, finish_of, load_only, request, text_of
 from tests.fakes.http_server import Exchange
+from tests.fakes.lines import NDJSON, Lines, LinesReply
 from tests.fakes.openai_server import Behaviour, OpenAIServer
-from workers import http_chat as module
-from workers.adapter import AdapterError, Event, LoadRequest, Request
-from workers.answer import Answer
-from workers.chat_body import Body, build
+from workers.adapter import AdapterError, Request
 from workers.codes import Code
-from workers.http_chat import HttpChat, model_names
+from workers.http_chat import HttpChat
+from workers.http_reply import Reply
+from workers.parameters import Body
 from workers.quirks import Quirks
 from workers.refusals import Who
-from workers.sse import Event as Piece
-from workers.upstream import Reply
-
-NDJSON: Final = {"Content-Type": "application/x-ndjson"}
-
-
-class Lines:
-    """A line of a stream is a piece."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[Piece]:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        return [Piece("message", line) for line in lines if line]
-
-    def close(self) -> Piece | None:
-        return Piece("message", self._rest) if self._rest else None
-
-
-class LinesReply(Answer):
-    """`{"say": TEXT}`, then `{"end": true}`."""
-
-    def piece(self, data: bytes) -> list[Event]:
-        value = self._object(data)
-        if value.get("end"):
-            self.reason = "stop"
-        return [self._text(value["say"])] if "say" in value else []
-
-    def whole(self, data: bytes) -> list[Event]:
-        raise self._not_ours("an answer that is whole")
 
 
 class LinesChat(HttpChat):
@@ -138,41 +107,6 @@ async def test_another_kind_of_stream_is_no_answer_of_that_wire() -> None:
     assert "text/event-stream" in caught.value.message
 
 
-@pytest.mark.parametrize(
-    ("listed", "names"),
-    [
-        ([{"id": "a"}, {"id": "b"}], ("a", "b")),
-        ({"data": [{"id": "a"}, {"id": "a"}, {"name": "b"}]}, ("a", "b")),
-        ({"models": ["a", 7, {}, {"id": 7}, None]}, ("a",)),
-        ({"result": [{"name": "a"}]}, ("a",)),
-        ({"data": 7}, ()),
-        (None, ()),
-    ],
-)
-def test_names_are_read_from_a_list_in_every_shape(listed: Any, names: tuple[str, ...]) -> None:
-    assert model_names(listed) == names
-
-
-async def test_only_so_many_models_are_remembered_for_what_they_refuse(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "LEARNT_MODELS_MAX", 2)
-    async with OpenAIServer() as server:
-        adapter = bound(server.base_url)
-        await load_only(adapter)
-        for model in ("a", "b", "c"):
-            server.script = [refusal(400, {"message": "no", "param": "temperature"})]
-            await collect(adapter, request(model=model))
-        server.requests.clear()
-        for model in ("a", "c"):
-            await collect(adapter, request(model=model))
-        await adapter.close()
-    assert ["temperature" in received.body for received in server.requests] == [True, False]
-
-
-# ---- paths that leave something open, requests that are signed, keys that nothing checks
-
-
 class SignedChat(LinesChat):
     """A wire whose requests carry a signature of their own."""
 
@@ -204,55 +138,3 @@ async def test_a_path_is_filled_with_the_model_and_with_options_and_stays_one_pa
         await adapter.close()
     assert server.lists[0].path == "/v1/list?version=1%26x%3D2"
     assert server.requests[0].path == "/v1/of/org%2F..%2Fm%3F%23:1/talk?version=1%26x%3D2"
-
-
-async def test_an_option_that_is_no_text_is_told() -> None:
-    async with OpenAIServer() as server:
-        adapter = bound(server.base_url, PATHS, options={"version": ["1"]})
-        with pytest.raises(AdapterError) as caught:
-            await load_only(adapter)
-        await adapter.close()
-    assert (caught.value.code, caught.value.message) == (
-        Code.INVALID_REQUEST,
-        "the option version must be a text",
-    )
-
-
-@pytest.mark.parametrize(
-    ("quirks", "key", "verify", "told"),
-    [
-        pytest.param({"models_open": True}, "k", True, True, id="an open list"),
-        pytest.param({"models_path": ""}, "k", True, True, id="no list"),
-        pytest.param({}, "k", True, False, id="a list that needs the key"),
-        pytest.param({"models_open": True}, None, True, False, id="no key"),
-        pytest.param({"models_open": True}, "k", False, False, id="no check wanted"),
-        pytest.param(
-            {"models_open": True, "key_check_path": "/key"}, "k", True, False, id="checked elsewhere"
-        ),
-    ],
-)
-async def test_a_key_that_nothing_checked_is_told(
-    quirks: dict[str, Any], key: str | None, verify: bool, told: bool
-) -> None:
-    async with OpenAIServer() as server:
-        adapter = bound(server.base_url, quirks, key=key)
-        loaded = await load_only(adapter, LoadRequest(verify=verify))
-        await adapter.close()
-    assert [warning.name for warning in loaded.warnings] == ["KEY_NOT_CHECKED"] * told
-
-
-async def test_a_provider_that_refuses_the_wish_for_usage_is_not_asked_again() -> None:
-    async with OpenAIServer() as server:
-        adapter = bound(server.base_url, {"stream_usage": True})
-        await load_only(adapter)
-        server.script = [refusal(400, {"message": "Unknown parameter: 'stream_options'"})]
-        for _ in range(2):
-            assert text_of(await collect(adapter, request())) == "Hello there."
-        await adapter.close()
-    assert ["stream_options" in received.body for received in server.requests] == [True, False, False]
-
-
-def test_a_temperature_that_is_too_low_is_lifted_and_told() -> None:
-    body = build(request(temperature=0.0), Quirks(temperature_min=0.01))
-    assert body.fields["temperature"] == 0.01
-    assert [warning.name for warning in body.warnings] == ["PARAMETER_CHANGED"]

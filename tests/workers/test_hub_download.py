@@ -196,3 +196,66 @@ async def test_a_load_fetches_only_what_the_operator_allows(
     await load_only(allowed, load)
     assert finish_of(await collect(allowed, request(max_output_length=2))).model == REPO
     await allowed.close()
+
+
+# ---- repositories of safetensors
+
+MODEL: Final = {
+    "config.json": b"{}",
+    "tokenizer.json": b"{ }",
+    "model-00001-of-00002.safetensors": DATA,
+    "model-00002-of-00002.safetensors": DATA + b"2",
+    "model.safetensors.index.json": b"{  }",
+}
+OTHERS: Final = {
+    "modeling_mia.py": b"raise SystemExit",
+    "pytorch_model.bin": b"pickled",
+    "consolidated.safetensors": DATA + b"3",
+    "onnx/model.onnx": b"x",
+    "sub/model.safetensors": b"y",
+    "README.md": b"z",
+}
+
+
+def fetch_all(hub: FakeHub, cache: Path) -> list[float | None]:
+    told: list[float | None] = []
+    Hub(hub.endpoint, cache).fetch_repository(
+        REPO, lambda phase, message, fraction: told.append(fraction), threading.Event()
+    )
+    return told
+
+
+def snapshot(cache: Path) -> dict[str, bytes]:
+    folder = cache / "models--org--repo" / "snapshots" / COMMIT
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.is_dir() else {}
+
+
+def test_of_a_repository_comes_what_makes_a_model_and_nothing_that_runs(hub: FakeHub, tmp_path: Path) -> None:
+    hub.files = {**OTHERS, **MODEL}
+    told = fetch_all(hub, tmp_path)
+    assert snapshot(tmp_path) == MODEL
+    assert told == sorted(told, key=lambda fraction: fraction or 0)
+    assert told[-1] == 1.0
+
+
+def test_a_repository_goes_on_where_its_download_was_cut(hub: FakeHub, tmp_path: Path) -> None:
+    hub.files, hub.cut_after = MODEL, 5000
+    with pytest.raises(AdapterError) as caught:
+        fetch_all(hub, tmp_path)
+    assert caught.value.code is Code.UNREACHABLE
+    assert "config.json" not in snapshot(tmp_path), "a half is no model"
+    hub.cut_after = None
+    fetch_all(hub, tmp_path)
+    assert snapshot(tmp_path) == MODEL
+    assert "bytes=5000-" in [bytes_asked for *_, bytes_asked in hub.asked]
+    before = len(hub.asked)
+    fetch_all(hub, tmp_path)
+    assert not [path for _, path, *_ in hub.asked[before:] if path.startswith("/bytes/")]
+
+
+def test_a_repository_without_safetensors_says_so(hub: FakeHub, tmp_path: Path) -> None:
+    for files in ({"README.md": b"z"}, {"config.json": b"{}"}, {"model.safetensors": DATA}):
+        hub.files = files
+        with pytest.raises(AdapterError) as caught:
+            fetch_all(hub, tmp_path)
+        assert caught.value.code is Code.INVALID_MODEL

@@ -10,9 +10,9 @@ import pytest
 from tests.fakes.bound import request
 from workers.adapter import AdapterError, Alive, Event, Message, Text, Usage
 from workers.adapters.kobold import USUAL
-from workers.chat_body import Body
 from workers.codes import Code
 from workers.kobold_chat import KoboldReply, Manner, Tags, build, cuts_of, read_manner
+from workers.parameters import Body
 from workers.quirks import Quirks
 from workers.refusals import Who
 

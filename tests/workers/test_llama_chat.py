@@ -10,9 +10,9 @@ import pytest
 
 from tests.fakes.bound import finish_of, request, text_of
 from workers.adapter import AdapterError, Alive, Event, Message, Text, Usage
-from workers.chat_body import Body
 from workers.codes import Code
 from workers.llama_chat import Manner, body_of, events_of, refused
+from workers.parameters import Body
 
 TEMPLATED: Final = Manner(plain=False, may_think=False)
 THINKER: Final = Manner(plain=False, may_think=True)

@@ -8,9 +8,9 @@ import pytest
 
 from tests.fakes.bound import request
 from workers.adapter import AdapterError, Message, Warn
-from workers.chat_body import Body
 from workers.codes import Code
 from workers.model_inputs import USUAL_FIELDS, Inputs, build, inputs_of, is_named, turn_ends
+from workers.parameters import Body
 from workers.quirks import Quirks
 
 QUIRKS = Quirks(stop_max=4)

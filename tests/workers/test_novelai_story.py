@@ -13,9 +13,9 @@ import pytest
 from tests.fakes.bound import request
 from workers.adapter import AdapterError, Message, Request, Text
 from workers.adapters.novelai import STORY_MODELS, USUAL
-from workers.chat_body import Body
 from workers.codes import Code
 from workers.novelai_story import StoryReply, build, ends
+from workers.parameters import Body
 from workers.refusals import Who
 
 ERATO, KAYRA = STORY_MODELS

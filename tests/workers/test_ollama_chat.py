@@ -10,10 +10,10 @@ import pytest
 from tests.fakes.bound import request
 from workers.adapter import AdapterError, Alive, Event, Message, Reasoning, Text, Usage
 from workers.adapters.ollama import USUAL
-from workers.chat_body import Body
 from workers.codes import Code
 from workers.ollama_chat import LEVELS, THINK, OllamaReply, build
 from workers.ollama_options import Given
+from workers.parameters import Body
 from workers.quirks import Quirks
 from workers.refusals import Who
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from tests.fakes.upstreams import forget_proxies
 from workers.adapter import AdapterError
 from workers.codes import Code
 from workers.routes import address_of, is_loopback, proxy_for
 
-PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-
 
 @pytest.fixture(autouse=True)
 def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in PROXY_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+    forget_proxies(monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from urllib.parse import quote
 
 from workers.adapter import AdapterError, Begun, Binding, Event, ProviderSpec, Request
 from workers.afterwards import Afterwards
-from workers.chat_body import Body
 from workers.codes import Code
 from workers.horde_job import LOOK_EVERY_S, HordeReply, build
 from workers.http_chat import HttpChat
+from workers.parameters import Body
 from workers.quirks import Quirks
 from workers.refusals import Who
 from workers.upstream import Upstream

@@ -13,11 +13,11 @@ from urllib.parse import quote
 
 from workers.adapter import AdapterError, Alive, Event, FinishReason, Reasoning, Request, Usage
 from workers.amazon import FRAMES_TYPE, Frames, Identity, control_plane, region_of
-from workers.answer import Answer, count
-from workers.chat_body import Body
+from workers.answer import Answer, count, whole_input
 from workers.codes import Code
 from workers.converse_body import build
 from workers.http_chat import HttpChat
+from workers.parameters import Body
 from workers.quirks import Quirks
 from workers.refusals import Refusal, Who
 from workers.upstream import Upstream
@@ -218,14 +218,11 @@ def _profiles(listed: Any, speaking: Collection[str]) -> list[str]:
 
 
 def _usage(told: object) -> Usage | None:
-    """Tokens; what a cache gave or took is counted apart on the wire, and is input all the same."""
     if not isinstance(told, dict):
         return None
-    fresh = count(told.get("inputTokens"))
-    cached = count(told.get("cacheReadInputTokens"))
-    written = count(told.get("cacheWriteInputTokens"))
+    cached, written = told.get("cacheReadInputTokens"), told.get("cacheWriteInputTokens")
     return Usage(
-        input_tokens=None if fresh is None else fresh + (cached or 0) + (written or 0),
+        input_tokens=whole_input(told.get("inputTokens"), cached, written),
         output_tokens=count(told.get("outputTokens")),
-        cached_input_tokens=cached,
+        cached_input_tokens=count(cached),
     )

@@ -10,11 +10,23 @@ from dataclasses import replace
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
-from workers.adapter import AdapterError, Alive, Event, FinishReason, Message, Reasoning, Request, Usage, Warn
+from workers.adapter import Alive, Event, FinishReason, Message, Reasoning, Request, Usage, Warn
 from workers.answer import Answer, count
-from workers.chat_body import NO_EFFORT, Body, asks_to_think, changed, omitted, sampling, stops_sent
 from workers.codes import Code
 from workers.http_chat import HttpChat
+from workers.parameters import (
+    NO_EFFORT,
+    Body,
+    asks_to_think,
+    bounded,
+    is_streamed,
+    no_stop_ids,
+    not_taken,
+    omitted,
+    sampling,
+    schema_of,
+    stops_sent,
+)
 from workers.prompt import OPENING, spoken
 from workers.quirks import Quirks, matches
 from workers.refusals import Who
@@ -78,12 +90,10 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
         AdapterError: UNSUPPORTED or INVALID_PROMPT, the request holds what this wire cannot carry.
     """
     if request.stop_ids:
-        raise AdapterError(
-            Code.UNSUPPORTED, "this provider takes no token ids in stop_tokens: send strings instead"
-        )
+        raise no_stop_ids()
     warnings: list[Warn] = []
     thinks = _thinks(request, quirks)
-    left_out = {*quirks.unsupported, *refused, *(quirks.reasoning_unsupported if thinks else ())}
+    left_out = not_taken(quirks, refused, thinks=thinks)
     body: dict[str, Any] = {
         "model": request.model,
         "messages": _messages(request.messages),
@@ -95,7 +105,7 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
         body["stop_sequences"] = stops
     _add_thinking(body, request, quirks, warnings)
     _add_format(body, request.response_format)
-    body["stream"] = streamed = request.stream or len(stops) < len(set(request.stop))
+    body["stream"] = streamed = is_streamed(request, stops)
     body.update(request.extra)
     return Body(body, tuple(warnings), streamed)
 
@@ -122,12 +132,9 @@ def _sampling(
 ) -> dict[str, Any]:
     """Temperature and its kind; of the two penalties only one, since some models refuse both at once."""
     given = dict(request.sampling)
-    for name, (low, high) in LIMITS.items():
+    for name, limits in LIMITS.items():
         if name in given and name not in left_out:
-            kept = min(max(given[name], low), high)
-            if kept != given[name]:
-                warnings.append(changed(name, given[name], kept))
-            given[name] = kept
+            given[name] = bounded(name, given[name], limits, warnings)
     both = given.get("frequency_penalty") and "frequency_penalty" not in left_out
     if both and given.pop("presence_penalty", None):
         warnings.append(omitted("presence_penalty"))
@@ -154,9 +161,8 @@ def _add_format(body: dict[str, Any], wanted: Mapping[str, Any] | None) -> None:
     """JSON of any shape and JSON by a schema are one kind here."""
     if wanted is None or wanted.get("type") == "text":
         return
-    inner = wanted.get("json_schema")
-    schema = inner.get("schema") if isinstance(inner, Mapping) else None
-    shape = {"json_schema": schema} if isinstance(schema, Mapping) else {}
+    schema = schema_of(wanted)
+    shape = {} if schema is None else {"json_schema": schema}
     body["response_format"] = {"type": "json_object", **shape}
 
 

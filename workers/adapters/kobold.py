@@ -28,10 +28,10 @@ from workers.adapter import (
     Warn,
 )
 from workers.afterwards import Afterwards
-from workers.chat_body import Body
 from workers.codes import Code
 from workers.http_chat import HttpChat
 from workers.kobold_chat import KoboldReply, Manner, build, cuts_of, read_manner
+from workers.parameters import Body
 from workers.quirks import Quirks
 from workers.refusals import Who
 from workers.upstream import Upstream

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from workers.adapter import AdapterError, Event, Message, Request, Warn
 from workers.answer import Answer
-from workers.chat_body import Body, omitted, sampling
 from workers.codes import Code
 from workers.http_chat import HttpChat
+from workers.parameters import Body, no_stop_ids, omitted, sampling
 from workers.prompt import alternating
 from workers.quirks import DROPPABLE, Quirks
 from workers.refusals import Who
@@ -67,9 +67,7 @@ def build(request: Request, quirks: Quirks) -> Body:
     if not request.model:
         raise AdapterError(Code.INVALID_MODEL, "this provider has no model of its own: name one in model_id")
     if request.stop_ids:
-        raise AdapterError(
-            Code.UNSUPPORTED, "this provider takes no token ids in stop_tokens: send strings instead"
-        )
+        raise no_stop_ids()
     warnings: list[Warn] = []
     sampling(request, quirks, quirks.unsupported, warnings)
     options = {"response_format": request.response_format, "reasoning_effort": request.reasoning_effort}

@@ -17,12 +17,14 @@ from typing import Any, Final
 from workers import novelai_story
 from workers.adapter import AdapterError, Event, Request
 from workers.answer import Answer
-from workers.chat_body import Body, asks_to_think, build
+from workers.chat_body import build
 from workers.chat_reply import ChatReply
 from workers.codes import Code
 from workers.http_chat import HttpChat
+from workers.parameters import Body, asks_to_think
 from workers.quirks import Quirks
-from workers.refusals import Refusal, Who, redacted
+from workers.redaction import redacted
+from workers.refusals import Refusal, Who
 from workers.turns import turn_of
 from workers.upstream import Upstream
 

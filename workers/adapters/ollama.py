@@ -30,13 +30,14 @@ from workers.adapter import (
     Request,
     Warn,
 )
-from workers.chat_body import Body
 from workers.codes import Code
-from workers.http_chat import HttpChat, model_names
+from workers.http_chat import HttpChat
+from workers.model_lists import model_names
 from workers.ndjson import NDJSONDecoder
 from workers.ollama_chat import LEVELS, THINK, OllamaReply, build, fields_of, mapping
 from workers.ollama_options import Given, read_options
 from workers.ollama_pull import beating, pull
+from workers.parameters import Body
 from workers.quirks import Quirks
 from workers.refusals import Refusal, Who
 from workers.upstream import Upstream

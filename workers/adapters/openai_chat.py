@@ -10,9 +10,10 @@ from collections.abc import Collection
 from typing import Final
 
 from workers.adapter import Request
-from workers.chat_body import Body, build
+from workers.chat_body import build
 from workers.chat_reply import ChatReply
 from workers.http_chat import HttpChat
+from workers.parameters import Body
 from workers.quirks import Quirks
 from workers.refusals import Who
 

@@ -28,10 +28,11 @@ from workers.adapter import (
     Warn,
 )
 from workers.afterwards import Afterwards
-from workers.chat_body import Body
 from workers.codes import Code
-from workers.http_chat import HttpChat, model_names
+from workers.http_chat import HttpChat
 from workers.model_inputs import Inputs, build, inputs_of, is_named, turn_ends
+from workers.model_lists import model_names
+from workers.parameters import Body
 from workers.prediction_reply import Made, NamedEvents, PredictionReply, identity_of
 from workers.quirks import Quirks
 from workers.refusals import Refusal, Who

@@ -7,9 +7,9 @@ from collections.abc import Collection
 from typing import Final
 
 from workers.adapter import Request
-from workers.chat_body import Body
 from workers.claude_models import USUAL
 from workers.messages_chat import MessagesChat
+from workers.parameters import Body
 from workers.quirks import Quirks
 from workers.vertex_chat import PLACE, VertexChat
 

@@ -23,12 +23,15 @@ from workers.adapter import (
     ReportProgress,
     Request,
 )
-from workers.chat_body import Body, build
+from workers.chat_body import build
 from workers.chat_reply import ChatReply
 from workers.codes import Code
-from workers.http_chat import HttpChat, model_names
+from workers.error_fields import ErrorFields
+from workers.http_chat import HttpChat
+from workers.model_lists import model_names
+from workers.parameters import Body
 from workers.quirks import Quirks
-from workers.refusals import ErrorFields, Refusal, Who, refusal
+from workers.refusals import Refusal, Who, refusal
 from workers.upstream import Upstream
 
 __all__ = ["ADAPTER", "Watsonx", "WatsonxReply"]

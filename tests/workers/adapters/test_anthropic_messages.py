@@ -20,10 +20,10 @@ from tests.fakes.wire import Behaviour
 from tests.fakes.wires.anthropic_messages import AnthropicWire, delta, named
 from workers.adapter import Adapter, AdapterError, Message, Text, Usage
 from workers.adapters.anthropic_messages import AnthropicMessages
-from workers.chat_body import Body
 from workers.claude_models import USUAL
 from workers.codes import Code
 from workers.messages_body import build
+from workers.parameters import Body
 from workers.prompt import OPENING
 from workers.quirks import Quirks
 

@@ -19,8 +19,8 @@ from tests.fakes.wire import SSE, Behaviour
 from tests.fakes.wires.cohere import DONE, CohereWire, content, ended, typed
 from workers.adapter import Adapter, AdapterError, Message, Text, Usage
 from workers.adapters.cohere import USUAL, Cohere, build
-from workers.chat_body import Body
 from workers.codes import Code
+from workers.parameters import Body
 from workers.prompt import OPENING
 from workers.quirks import Quirks
 

@@ -31,10 +31,10 @@ from tests.fakes.wire import Behaviour, event
 from tests.fakes.wires.gemini import GeminiWire, chunk, failed, part
 from workers.adapter import Adapter, AdapterError, LoadRequest, Message, Text, Usage
 from workers.adapters.gemini import Gemini
-from workers.chat_body import Body
 from workers.codes import Code
 from workers.gemini_body import build
 from workers.gemini_models import USUAL
+from workers.parameters import Body
 from workers.prompt import OPENING
 from workers.quirks import Quirks
 

@@ -15,6 +15,7 @@ import pytest
 from tests.fakes.bound import cancelled, collect, finish_of, reasoning_of, text_of
 from tests.fakes.local_model import LONG, SAME_WORDS, engine, request
 from tests.tiny_gguf import make_tiny_gguf
+from workers import engine_adapter
 from workers.adapter import AdapterError, Alive, Message, Text
 from workers.adapters import llama_cpp
 from workers.adapters.llama_cpp import LlamaCpp
@@ -243,7 +244,7 @@ async def test_two_replies_come_at_the_same_time(adapter: LlamaCpp) -> None:
 async def test_one_that_waits_for_a_place_says_that_it_lives(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(llama_cpp, "BEAT_S", 0.01)
+    monkeypatch.setattr(engine_adapter, "BEAT_S", 0.01)
     async with engine(model, slots=1) as adapter:
         started = asyncio.Event()
         talking = asyncio.ensure_future(_talk(adapter, started))
@@ -324,7 +325,7 @@ async def test_a_model_without_a_template_continues_a_transcript(tmp_path: Path)
 
 
 async def test_the_engines_own_port_answers_nobody(adapter: LlamaCpp) -> None:
-    turn = llama_cpp._RESIDENT.ask(await adapter._wanted(""))
+    turn = llama_cpp._RESIDENT.ask(await adapter.wanted_of(""))
     await turn.granted(5.0)
     address = turn.model._server.listening_address
     turn.release()

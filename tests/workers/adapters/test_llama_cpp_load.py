@@ -17,6 +17,7 @@ import pytest
 from tests.fakes.bound import cancelled, collect, finish_of, load_only
 from tests.fakes.local_model import LONG, engine, engine_of, request
 from tests.tiny_gguf import Shape, make_tiny_gguf
+from workers import engine_adapter, warm_files
 from workers.adapter import AdapterError, Binding, LoadRequest, ProviderSpec, Text
 from workers.adapters import llama_cpp
 from workers.codes import Code
@@ -189,7 +190,7 @@ async def test_an_unknown_quirk_is_the_operators_to_mend() -> None:
 
 
 async def test_a_load_that_is_cancelled_stops_reading(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llama_cpp, "READ_BYTES", 1 << 10)
+    monkeypatch.setattr(warm_files, "READ_BYTES", 1 << 10)
     reading, go_on = threading.Event(), threading.Event()
     told: list[str] = []
 
@@ -212,7 +213,7 @@ async def test_a_load_that_is_cancelled_stops_reading(folder: Path, monkeypatch:
 async def test_a_load_waits_for_the_replies_of_another_model_and_says_so(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(llama_cpp, "BEAT_S", 0.01)
+    monkeypatch.setattr(engine_adapter, "BEAT_S", 0.01)
     make_tiny_gguf(tmp_path / "other.gguf", seed=8)
     waiting = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""What the tests of adapters over HTTP share."""
+"""What the tests of HTTP share: a server, and pauses that take no time."""
 
 from __future__ import annotations
 

@@ -1,0 +1,139 @@
+"""The tiny model as the hub's repositories hold one: a folder of some hundred kilobytes.
+
+The format of weights is a header of JSON and the tensors' bytes: numpy and the standard library write it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from tests.tiny_model import (
+    END,
+    MERGE,
+    NORM_EPSILON,
+    SPECIALS,
+    STOP,
+    TEMPLATE,
+    TINY,
+    Shape,
+    tensors,
+    vocabulary,
+)
+
+__all__ = ["make_tiny_safetensors", "safetensors_bytes"]
+
+ROPE_THETA: Final = 10_000.0
+"""The base of the positions' angles; it stands at the top of config.json, where all engines look for it."""
+_BYTES: Final = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+def make_tiny_safetensors(
+    folder: Path, *, seed: int = 7, shape: Shape = TINY, template: str | None = TEMPLATE, files: int = 1
+) -> None:
+    """Writes the model into `folder`, its weights into so many files; without a template it is a model that
+    only continues text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "config.json": _config(shape),
+        "generation_config.json": {"bos_token_id": END, "eos_token_id": STOP},
+        "tokenizer.json": _tokenizer(),
+        "tokenizer_config.json": _tokenizer_config(shape, template),
+    }
+    for name, value in texts.items():
+        _write_json(folder / name, value)
+    _write_weights(folder, tensors(seed, shape), files)
+
+
+def safetensors_bytes(weights: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+    """Tensors of 32-bit numbers as one file."""
+    header, end = {}, 0
+    for name, tensor in weights.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return b"".join(
+        (struct.pack("<Q", len(text)), text, *(tensor.astype("<f4").tobytes() for tensor in weights.values()))
+    )
+
+
+def _write_weights(folder: Path, weights: Mapping[str, np.ndarray[Any, Any]], files: int) -> None:
+    if files == 1:
+        (folder / "model.safetensors").write_bytes(safetensors_bytes(weights))
+        return
+    where = {}
+    for number in range(files):
+        name = f"model-{number + 1:05}-of-{files:05}.safetensors"
+        part = {key: weights[key] for key in list(weights)[number::files]}
+        (folder / name).write_bytes(safetensors_bytes(part))
+        where.update(dict.fromkeys(part, name))
+    size = sum(tensor.nbytes for tensor in weights.values())
+    index = {"metadata": {"total_size": size}, "weight_map": where}
+    _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _config(shape: Shape) -> dict[str, Any]:
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "torch_dtype": "float32",
+        "vocab_size": len(vocabulary()),
+        "hidden_size": shape.width,
+        "intermediate_size": shape.feed_forward,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "max_position_embeddings": shape.context,
+        "rms_norm_eps": NORM_EPSILON,
+        "rope_theta": ROPE_THETA,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "bos_token_id": END,
+        "eos_token_id": STOP,
+    }
+
+
+def _tokenizer() -> dict[str, Any]:
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": number, "content": text, **special} for number, text in enumerate(SPECIALS)],
+        "normalizer": None,
+        "pre_tokenizer": _BYTES,
+        "post_processor": None,
+        "decoder": _BYTES,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": {token: number for number, token in enumerate(vocabulary())},
+            "merges": [" ".join(MERGE)],
+        },
+    }
+
+
+def _tokenizer_config(shape: Shape, template: str | None) -> dict[str, Any]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": shape.context,
+        "bos_token": SPECIALS[END],
+        "eos_token": SPECIALS[STOP],
+        "pad_token": SPECIALS[END],
+        "clean_up_tokenization_spaces": False,
+        **({"chat_template": template} if template is not None else {}),
+    }
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,192 @@
+"""What a folder of safetensors says of its model, read before an engine is asked to load it.
+
+Whether all of it is there, how long its context may be, its chat template and the tokens that it speaks of,
+and how much memory the model takes. An engine says only that it could not load something; from here comes
+why. Nothing is trusted: every length is bounded before memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["BadFolder", "FolderModel", "read_folder"]
+
+TEXT_MAX_BYTES: Final = 64 << 20
+"""Of one of the JSON files; the largest tokenizers have some tens of megabytes."""
+HEADER_MAX_BYTES: Final = 100_000_000
+"""Of one file of weights, as the format's own library bounds it."""
+KV_ITEM_BYTES: Final = 2
+"""The engine keeps keys and values as 16-bit numbers."""
+CONFIG: Final = "config.json"
+INDEX: Final = "model.safetensors.index.json"
+WEIGHTS: Final = "*.safetensors"
+
+
+class BadFolder(Exception):
+    """It is no model, or not whole; the text says which, as the end of a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderModel:
+    """What the files of one folder say."""
+
+    architecture: str
+    context_length: int
+    """For how many tokens the model was trained; 0 where the files do not say."""
+    template: str | None
+    """The chat template."""
+    words: Mapping[str, str]
+    """What a template may speak of: `bos_token`, `eos_token` …"""
+    eos_ids: tuple[int, ...]
+    """The tokens that end a reply, by their numbers."""
+    kv_bytes: int
+    """Memory for one token of context; 0 where it cannot be told."""
+    parameters: int
+    """Numbers in all weights."""
+    files: Mapping[Path, int]
+    """The weights, and how many bytes each has."""
+
+
+def read_folder(folder: Path) -> FolderModel:
+    """Reads all but the weights themselves. Blocks.
+
+    Raises:
+        BadFolder: see there.
+        OSError: a file cannot be read.
+    """
+    config = _json(folder / CONFIG)
+    if not (folder / "tokenizer.json").is_file():
+        raise BadFolder("has no tokenizer.json")
+    tokenizer = _optional(folder / "tokenizer_config.json")
+    generation = _optional(folder / "generation_config.json")
+    inner = config.get("text_config")
+    text = {**config, **inner} if isinstance(inner, dict) else config
+    files = _weights(folder)
+    return FolderModel(
+        architecture=_architecture(config),
+        context_length=_whole(text.get("max_position_embeddings")),
+        template=_template(folder, tokenizer),
+        words=_words({**_optional(folder / "special_tokens_map.json"), **tokenizer}),
+        eos_ids=_ids(generation.get("eos_token_id")) or _ids(text.get("eos_token_id")),
+        kv_bytes=_kv_bytes(text),
+        parameters=sum(map(_parameters, files)),
+        files=files,
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > TEXT_MAX_BYTES:
+        raise BadFolder(f"has a {path.name} that is far too large")
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as exc:
+        raise BadFolder(f"has a {path.name} that is no JSON") from exc
+    if not isinstance(value, dict):
+        raise BadFolder(f"has a {path.name} that is none")
+    return value
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return _json(path) if path.is_file() else {}
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    names = config.get("architectures")
+    if isinstance(names, list) and names and isinstance(names[0], str):
+        return names[0]
+    raise BadFolder(f"does not say in its {CONFIG} of what architecture its model is")
+
+
+def _template(folder: Path, tokenizer: Mapping[str, Any]) -> str | None:
+    """A file of its own wins, as in the hub's own library; of several in one list, the default."""
+    file = folder / "chat_template.jinja"
+    if file.is_file() and file.stat().st_size <= TEXT_MAX_BYTES:
+        return _filled(file.read_text(encoding="utf-8", errors="replace"))
+    given = _optional(folder / "chat_template.json").get("chat_template") or tokenizer.get("chat_template")
+    if isinstance(given, list):
+        named = {item.get("name"): item.get("template") for item in given if isinstance(item, dict)}
+        given = named.get("default")
+    return _filled(given) if isinstance(given, str) else None
+
+
+def _filled(text: str) -> str | None:
+    return text if text.strip() else None
+
+
+def _words(tokenizer: Mapping[str, Any]) -> dict[str, str]:
+    """The special tokens by their names, each a text or a record with its text."""
+    words = {}
+    for name, value in tokenizer.items():
+        if isinstance(value, dict):
+            value = value.get("content")
+        if name.endswith("_token") and isinstance(value, str):
+            words[name] = value
+    return words
+
+
+def _ids(value: object) -> tuple[int, ...]:
+    items = value if isinstance(value, list) else [value]
+    return tuple(item for item in items if type(item) is int and item >= 0)
+
+
+def _kv_bytes(config: Mapping[str, Any]) -> int:
+    """Keys and values of one token in all layers, as a plain transformer keeps them: an upper bound."""
+    layers, width = _whole(config.get("num_hidden_layers")), _whole(config.get("hidden_size"))
+    heads = _whole(config.get("num_attention_heads"))
+    if not heads:
+        return 0
+    kv_heads = _whole(config.get("num_key_value_heads")) or heads
+    side = _whole(config.get("head_dim")) or width // heads
+    return layers * kv_heads * side * 2 * KV_ITEM_BYTES
+
+
+def _weights(folder: Path) -> dict[Path, int]:
+    names = sorted(path.name for path in folder.glob(WEIGHTS))
+    if (folder / INDEX).is_file():
+        where = _json(folder / INDEX).get("weight_map")
+        wanted = set(where.values()) if isinstance(where, dict) else set()
+        missing = sorted(str(name) for name in wanted if name not in names)
+        if missing or not wanted:
+            raise BadFolder(f"is not whole: {missing[0] if missing else 'a list of its weights'} is missing")
+        names = sorted(wanted)
+    if not names:
+        raise BadFolder("has no weights as .safetensors files")
+    return {folder / name: (folder / name).stat().st_size for name in names}
+
+
+def _parameters(path: Path) -> int:
+    """The numbers in one file of weights, after a look whether it is whole."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 0 < length <= HEADER_MAX_BYTES:
+            raise BadFolder(f"holds {path.name}, which is no safetensors file")
+        header = _header(path, file.read(length))
+    end = max((_whole(item["data_offsets"][1]) for item in header.values()), default=0)
+    if path.stat().st_size < 8 + length + end:
+        raise BadFolder(f"is not whole: {path.name} is cut off")
+    return sum(math.prod(map(_whole, item["shape"])) for item in header.values())
+
+
+def _header(path: Path, data: bytes) -> dict[str, Any]:
+    """The tensors by their names."""
+    try:
+        header = json.loads(data)
+        header.pop("__metadata__", None)
+        if all(
+            len(item["data_offsets"]) == 2 and isinstance(item["shape"], list) for item in header.values()
+        ):
+            return dict(header)
+    except (ValueError, RecursionError, AttributeError, TypeError, KeyError) as exc:
+        raise BadFolder(f"holds {path.name}, whose header cannot be read") from exc
+    raise BadFolder(f"holds {path.name}, whose header cannot be read")
+
+
+def _whole(value: object) -> int:
+    return value if type(value) is int and value > 0 else 0
