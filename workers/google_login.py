@@ -29,7 +29,7 @@ from workers.codes import Code
 from workers.refusals import Who
 from workers.upstream import Upstream
 
-__all__ = ["Identity", "Login", "Machine", "Person", "ServiceAccount", "identity_for"]
+__all__ = ["Identity", "Login", "Machine", "Person", "ServiceAccount", "brings_itself", "identity_for"]
 
 VARIABLE: Final = "GOOGLE_APPLICATION_CREDENTIALS"
 TOKEN_URI: Final = "https://oauth2.googleapis.com/token"  # noqa: S105 - an address
@@ -92,7 +92,7 @@ def identity_for(key: str) -> Identity | None:
         AdapterError: AUTHORIZATION or UNSUPPORTED, nobody can be made of it.
     """
     named = os.environ.get(VARIABLE, "")
-    if key.startswith("{"):
+    if brings_itself(key):
         return _parsed(key, "the key")
     if key and key != named:
         if _PATH.search(key):
@@ -102,6 +102,11 @@ def identity_for(key: str) -> Identity | None:
     if not named and not path.is_file():
         return Machine()
     return _parsed(_read(path), "the file of credentials")
+
+
+def brings_itself(key: str) -> bool:
+    """Whether a key is an identity; else it is at most the way to somebody who is known here anyhow."""
+    return key.startswith("{")
 
 
 def _read(path: Path) -> str:
