@@ -51,6 +51,8 @@ from workers.torch_replies import runner_of
 
 __all__ = ["ADAPTER", "Transformers"]
 
+AT_ONCE_CHARS: Final = 8192
+"""A prompt up to that long becomes tokens within a millisecond or two."""
 _EXTRA: Final = ("ignore_eos", TEMPLATE_WORDS)
 """What a client may add."""
 
@@ -181,7 +183,7 @@ class Transformers(EngineAdapter[Wanted, Engine]):
             async for alive in self.waiting(turn):
                 yield alive
             engine, model = turn.model, turn.wanted.name
-            asked = await asyncio.to_thread(engine.read, request)
+            asked = await _read(engine, request)
             if asked.warnings:
                 yield Begun(asked.warnings)
             if asked.prompt.opens_thinking:
@@ -206,6 +208,13 @@ def _manner(plan: Plan) -> Manner:
         return Manner(None, may_think=False)
     template = plan.found.template or ""
     return Manner(renderer(template, plan.found.words), may_think="think" in template)
+
+
+async def _read(engine: Engine, request: Request) -> Asked:
+    """In a thread where it may take long; else a thread would be what takes long."""
+    if sum(len(message.content) for message in request.messages) > AT_ONCE_CHARS:
+        return await asyncio.to_thread(engine.read, request)
+    return engine.read(request)
 
 
 async def _events(
