@@ -17,6 +17,11 @@ T = TypeVar("T")
 
 WAIT_S: Final = 0.4
 """How long the end of a request waits for it: the supervisor waits 0.5 s for the worker to let go."""
+CLOSE_S: Final = 1.2
+"""How long a close does: what is just being begun may take a second to be known. An adapter that takes 1.5 s
+to close is given up (workers/bindings.py)."""
+ENDED_S: Final = 0.1
+"""How long what is ended then may take to leave."""
 
 
 class Afterwards:
@@ -49,21 +54,27 @@ class Afterwards:
             raise
 
     async def close(self) -> None:
-        """Waits a moment for what is left, and ends it."""
+        """Waits for what is left, and ends it."""
         tasks = set(self._tasks)
-        if tasks:
-            await asyncio.wait(tasks, timeout=WAIT_S)
-        for task in tasks:
+        if not tasks:
+            return
+        _, left = await asyncio.wait(tasks, timeout=CLOSE_S)
+        for task in left:
             task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=ENDED_S)
 
 
 async def _taken_back(
     beginning: asyncio.Future[T], end: Callable[[T], Awaitable[None]], grace_s: float
 ) -> None:
     """The end of what nobody wants any more, if it comes to be."""
-    await asyncio.wait({beginning}, timeout=grace_s)
-    if not beginning.done():
-        beginning.cancel()  # closes the connection on which it is asked for
+    try:
         await asyncio.wait({beginning}, timeout=grace_s)
-    if beginning.done() and not beginning.cancelled() and beginning.exception() is None:
+    finally:  # a close may end this too
+        if not beginning.done():
+            beginning.cancel()  # closes the connection on which it is asked for
+            await asyncio.wait({beginning}, timeout=grace_s)
+        begun = beginning.done() and not beginning.cancelled() and beginning.exception() is None
+    if begun:
         await end(beginning.result())

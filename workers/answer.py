@@ -70,6 +70,9 @@ class Answer(abc.ABC):
             AdapterError: it is an error of the provider, or not its protocol.
         """
 
+    def closed(self) -> None:  # noqa: B027 - most wires say all in their pieces
+        """The stream has come to its regular end, which on some wires decides what was said of an end."""
+
     def failed(self, data: bytes | dict[str, Any]) -> AdapterError:
         """The error for what is an error in the place of an answer, whatever it holds."""
         return refusal(self._who, None, parse_fields(data), model=self._model)

@@ -6,7 +6,7 @@ An error in the middle of a stream does not come as an event of it, but as bare 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from workers.adapter import AdapterError, Alive, Event, Finish, FinishReason, Reasoning, Usage, Warn
 from workers.answer import Answer, count
@@ -35,6 +35,8 @@ _FINISH_REASONS: Final[Mapping[str, FinishReason]] = {
 }
 """All others (`STOP` …) mean that the model came to its end."""
 _NO_END: Final = "FINISH_REASON_UNSPECIFIED"
+_DOUBTED: Final = "STOP"
+"""Old models say it with every piece of a stream, from the first on, with the usage or without."""
 _ALIVE: Final = Alive()
 
 
@@ -55,6 +57,10 @@ class GeminiReply(Answer):
         super().__init__(who, model=model, max_output_length=max_output_length)
         self._fault = ""
         """The wire's word for an end that may be a failure."""
+        self._goes_on = False
+        """A piece said something and no end: whatever end follows is the end."""
+        self._stopped = False
+        """An end was said that only the stream's own end confirms."""
 
     def piece(self, data: bytes) -> list[Event]:
         return self._events(self._object(data)) or [_ALIVE]
@@ -66,6 +72,10 @@ class GeminiReply(Answer):
             raise self._unanswered(value)
         self.reason = self.reason or "stop"
         return events
+
+    def closed(self) -> None:
+        if self._stopped:
+            self.reason = self.reason or "stop"
 
     def finish(self, *, retries: int, warnings: tuple[Warn, ...]) -> Finish:
         if self._fault and not self._said:
@@ -86,7 +96,9 @@ class GeminiReply(Answer):
         content = candidate.get("content")
         parts = content.get("parts") if isinstance(content, dict) else None
         events = [event for part in parts for event in self._part(part)] if isinstance(parts, list) else []
-        self._ended(candidate.get("finishReason"))
+        reason = candidate.get("finishReason")
+        self._goes_on = self._goes_on or bool(events and not _is_end(reason))
+        self._ended(reason)
         return events
 
     def _part(self, part: object) -> list[Event]:
@@ -104,10 +116,14 @@ class GeminiReply(Answer):
             self.usage = usage
 
     def _ended(self, reason: object) -> None:
-        """The last one counts: old models gave one with every piece."""
-        if isinstance(reason, str) and reason != _NO_END:
+        """The last one counts."""
+        if not _is_end(reason):
+            return
+        self._fault = reason if reason in _FAULTS else ""
+        if reason == _DOUBTED and not self._goes_on:
+            self._stopped = True
+        else:
             self.reason = _FINISH_REASONS.get(reason, "stop")
-            self._fault = reason if reason in _FAULTS else ""
 
     def _unanswered(self, value: dict[str, Any]) -> AdapterError:
         if "usageMetadata" not in value and "modelVersion" not in value:
@@ -121,6 +137,10 @@ def _candidate(value: dict[str, Any]) -> object:
     """The one candidate that was asked for."""
     candidates = value.get("candidates")
     return candidates[0] if isinstance(candidates, list) and candidates else None
+
+
+def _is_end(reason: object) -> TypeGuard[str]:
+    return isinstance(reason, str) and reason != _NO_END
 
 
 def _is_blocked(feedback: object) -> bool:

@@ -29,7 +29,7 @@ from workers.codes import Code
 from workers.refusals import Who
 from workers.upstream import Upstream
 
-__all__ = ["Identity", "Login", "Machine", "Person", "ServiceAccount", "identity_for"]
+__all__ = ["Identity", "Login", "Machine", "Person", "ServiceAccount", "brings_itself", "identity_for"]
 
 VARIABLE: Final = "GOOGLE_APPLICATION_CREDENTIALS"
 TOKEN_URI: Final = "https://oauth2.googleapis.com/token"  # noqa: S105 - an address
@@ -41,6 +41,8 @@ EARLY_S: Final = 300.0
 TOKEN_S: Final = 5.0
 MACHINE_S: Final = 1.0
 """A machine of Google's answers itself within milliseconds; on any other there is nobody to ask."""
+FLAVOR: Final = {"Metadata-Flavor": "Google"}
+"""What a machine's requests carry, and the answers too: elsewhere the name of that host may lead anywhere."""
 FILE_MAX_BYTES: Final = 64 << 10
 FORM: Final = "application/x-www-form-urlencoded"
 JWT_GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -90,7 +92,7 @@ def identity_for(key: str) -> Identity | None:
         AdapterError: AUTHORIZATION or UNSUPPORTED, nobody can be made of it.
     """
     named = os.environ.get(VARIABLE, "")
-    if key.startswith("{"):
+    if brings_itself(key):
         return _parsed(key, "the key")
     if key and key != named:
         if _PATH.search(key):
@@ -100,6 +102,11 @@ def identity_for(key: str) -> Identity | None:
     if not named and not path.is_file():
         return Machine()
     return _parsed(_read(path), "the file of credentials")
+
+
+def brings_itself(key: str) -> bool:
+    """Whether a key is an identity; else it is at most the way to somebody who is known here anyhow."""
+    return key.startswith("{")
 
 
 def _read(path: Path) -> str:
@@ -138,11 +145,14 @@ def _service_account(info: Mapping[str, Any]) -> ServiceAccount:
 
 def _person(info: Mapping[str, Any]) -> Person:
     payer = info.get("quota_project_id")
+    payer = payer if isinstance(payer, str) else ""
+    if not payer.isascii() or not payer.isprintable():
+        raise ValueError("quota_project_id")  # it becomes a header
     return Person(
         client_id=_text(info, "client_id"),
         client_secret=_text(info, "client_secret"),
         refresh_token=_text(info, "refresh_token"),
-        payer=payer if isinstance(payer, str) else "",
+        payer=payer,
     )
 
 
@@ -175,7 +185,7 @@ class Login:
         secrets = (identity.refresh_token, identity.client_secret) if isinstance(identity, Person) else ()
         who = Who("Google's login", key_variables, secrets, {400: Code.AUTHORIZATION})
         if isinstance(identity, Machine):
-            self._upstream = Upstream(self.machine_uri, who, {"Metadata-Flavor": "Google"})
+            self._upstream = Upstream(self.machine_uri, who, FLAVOR)
         else:
             self._upstream = Upstream(host, who, {})
 
@@ -221,14 +231,18 @@ class Login:
         """What this machine is told of itself, if it is one of Google's."""
         deadline = asyncio.get_running_loop().time() + MACHINE_S
 
-        async def ask() -> bytes:
+        async def ask() -> bytes | None:
             async with self._upstream.get(path, deadline=deadline, retries=0) as reply:
-                return await reply.read()
+                ours = all(reply.header(name) == value for name, value in FLAVOR.items())
+                return await reply.read() if ours else None
 
         try:
-            return await asyncio.wait_for(ask(), MACHINE_S)
+            told = await asyncio.wait_for(ask(), MACHINE_S)
         except (AdapterError, asyncio.TimeoutError):
-            raise _refused("nobody is logged in to Google Cloud here") from None
+            told = None
+        if told is None:
+            raise _refused("nobody is logged in to Google Cloud here")
+        return told
 
     async def _renew(self) -> None:
         answer = await self._granted()

@@ -1,7 +1,7 @@
 """A request as a job of the AI Horde, and what the horde says of a job as events. Pure.
 
 The horde's models continue a transcript (workers.transcript); their text comes whole, with the stop string
-that ended it, so that it is cut here.
+that ended it. Where the next turn begins it is cut here, and by the host where the client wants it cut.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class HordeReply(Answer):
 
     def __init__(self, who: Who, request: Request) -> None:
         super().__init__(who, model=request.model, max_output_length=request.max_output_length)
-        self._turn = OneTurn((*transcript(request).ends, *request.stop))
+        self._turn = OneTurn(transcript(request).ends)
         self._progress: tuple[Any, ...] = ()
         self.pause_s = LOOK_EVERY_S
         """When to look again."""

@@ -42,7 +42,7 @@ _MARK: Final = re.compile(r"\{([a-z_]+)\}")
 """What a path leaves open."""
 _MODEL_SAFE: Final = ":@"
 """Beside letters and digits, what stands unescaped in a name in a path."""
-_REFUSING: Final = (Code.AUTHORIZATION, Code.UNREACHABLE)
+_REFUSING: Final = (Code.AUTHORIZATION, Code.UNREACHABLE, Code.INVALID_REQUEST)
 
 
 class HttpAdapter(Adapter, abc.ABC):
@@ -203,12 +203,15 @@ class HttpAdapter(Adapter, abc.ABC):
         """An option of this binding, as text; empty where there is none.
 
         Raises:
-            AdapterError: INVALID_REQUEST, it is no text and no number.
+            AdapterError: INVALID_REQUEST, it is no line of text and no number.
         """
         value = self.binding.options.get(name, "")
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             raise AdapterError(Code.INVALID_REQUEST, f"the option {name} must be a text")
-        return str(value)
+        text = str(value).strip()  # pasted ones end in line breaks
+        if not text.isprintable():
+            raise AdapterError(Code.INVALID_REQUEST, f"the option {name} must be one line of text")
+        return text
 
     @property
     def _key(self) -> str:

@@ -46,6 +46,10 @@ class Reply:
         self.content_type = response.content_type if "Content-Type" in response.headers else ""
         self._timer: asyncio.TimerHandle | None = None
 
+    def header(self, name: str) -> str:
+        """A header of it; empty where there is none."""
+        return self._response.headers.get(name, "")
+
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body as it arrives; a regular end of it is not judged here.
 
@@ -91,6 +95,12 @@ class Reply:
                 return
             self._timer.cancel()
         self._timer = loop.call_later(seconds, drop, self._response)
+
+    def goes_on(self) -> None:
+        """What has come shows that the body is not at its end: no end of it that was set before holds."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def drain(self) -> None:
         """Waits a moment for the end of a body that has nothing more to say, so its connection stays warm."""

@@ -19,6 +19,7 @@ from workers.prompt import plain_roles, prefixed
 from workers.quirks import Quirks, matches
 from workers.refusals import Who
 from workers.stops import StopCutter
+from workers.thinking import SpokenCutter
 from workers.transcript import transcript
 
 __all__ = ["KoboldReply", "Manner", "Tags", "build", "cuts_of", "read_manner"]
@@ -195,7 +196,7 @@ class KoboldReply(Answer):
         self, who: Who, *, model: str, max_output_length: int, stops: Collection[str], answered_by: str | None
     ) -> None:
         super().__init__(who, model=model, max_output_length=max_output_length)
-        self._cutter = StopCutter(stops)
+        self._cutter = SpokenCutter(StopCutter(stops))
         self._answered_by = answered_by
         self.ended = False
         """Whether the server has come to an end, too."""

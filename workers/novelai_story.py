@@ -149,8 +149,8 @@ def length_of(request: Request, tier: str) -> int:
 
 
 def ends(request: Request) -> tuple[str, ...]:
-    """Where the reply is over: the next turn, whoever speaks, and what the client wants."""
-    return (*transcript(request).ends, SCENE_BREAK, *request.stop)
+    """Where the reply is over, whatever the client wants: the next turn, whoever speaks, or scene."""
+    return (*transcript(request).ends, SCENE_BREAK)
 
 
 def _model(name: str) -> _Model:
@@ -164,7 +164,7 @@ class StoryReply(Answer):
         super().__init__(who, model=request.model, max_output_length=request.max_output_length)
         self._answered_by = request.model  # this wire has no names for others
         self._left_tokens = length
-        self._turn = OneTurn(ends(request))
+        self._turn = OneTurn(ends(request), request.stop)
 
     @property
     def complete(self) -> bool:

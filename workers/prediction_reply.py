@@ -55,6 +55,7 @@ class PredictionReply(Answer):
         self._turn = OneTurn(ends) if ends else None
         """Ends a reply where the model goes on with somebody else's turn."""
         self._seen = 0
+        self._status = ""
         self.ended = False
         """Whether the provider said that the prediction is over."""
 
@@ -96,14 +97,16 @@ class PredictionReply(Answer):
         return self._state(self._object(data))
 
     def _state(self, value: dict[str, Any]) -> list[Event]:
-        """What a state of the prediction brings that the one before it did not."""
+        """What a state of the prediction brings that the one before it did not: text, or a sign of life where
+        it has come on."""
         status = value.get("status")
         if not isinstance(value.get("id"), str) or not isinstance(status, str):
             raise self._no_prediction(value)
         if self._answered_by is None and isinstance(model := value.get("model"), str):
             self._answered_by = model
+        before, self._status = self._status, status
         if status in _RUNNING:
-            return self._fresh(value.get("output"))
+            return self._fresh(value.get("output")) or ([] if status == before else [_ALIVE])
         self.ended = True
         if status in _CANCELLED:
             raise self._broken_off(status)
@@ -138,7 +141,7 @@ class PredictionReply(Answer):
             if new > 0:
                 self._seen = before
                 events += self._said_now(piece[-new:])
-        return events or [_ALIVE]
+        return events
 
     def _said_now(self, text: str) -> list[Event]:
         shown = text if self._turn is None else self._turn.feed(text)

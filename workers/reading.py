@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Collection
 from typing import Final, Protocol
 
-from workers.adapter import AdapterError, Event
+from workers.adapter import AdapterError, Event, Reasoning, Text
 from workers.answer import Answer
 from workers.codes import Code
 from workers.http_reply import Reply
@@ -22,7 +22,8 @@ from workers.sse import EventTooLong
 __all__ = ["Decoder", "events_of"]
 
 AFTER_END_S: Final = 1.0
-"""How long usage and the mark of the end are waited for once the model has said that it ended."""
+"""How long usage and the mark of the end are waited for once the model has said that it ended, and has said
+nothing more."""
 _DONE: Final = b"[DONE]"
 
 
@@ -88,6 +89,8 @@ async def _streamed(
                     if name == "error":
                         raise answer.failed(payload)
                     for event in answer.piece(payload):
+                        if isinstance(event, (Text, Reasoning)):
+                            reply.goes_on()
                         yield event
                     if answer.complete or answer.endless:
                         return
@@ -107,6 +110,7 @@ async def _streamed(
     if answer.reason is None and last is not None and not last_ends:
         for event in _last(answer, last.data):
             yield event
+    answer.closed()
     if answer.reason is None and (last is None or last.data != _DONE):
         raise _incomplete(reply.who.name, seen=seen or last is not None)
 

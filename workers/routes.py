@@ -10,6 +10,8 @@ from workers.faults import Unreachable
 __all__ = ["address_of", "is_loopback", "proxy_for"]
 
 _PORTS = {"http": 80, "https": 443}
+_NEVER_PROXIED = ("metadata.google.internal",)
+"""What a machine is told of itself, tokens too: a proxy would hear it, and be told of its own machine."""
 
 
 def address_of(base_url: str, name: str) -> tuple[str, str, int]:
@@ -44,7 +46,7 @@ def proxy_for(scheme: str, host: str, name: str) -> str | None:
     Raises:
         AdapterError: UNREACHABLE, that proxy cannot be used.
     """
-    if is_loopback(host):
+    if is_loopback(host) or host in _NEVER_PROXIED:
         return None
     proxies = urllib.request.getproxies()
     proxy = proxies.get(scheme) or proxies.get("all")

@@ -20,6 +20,7 @@ from typing import Final
 from workers.adapter import Message, Request
 from workers.prompt import plain_roles
 from workers.stops import StopCutter
+from workers.thinking import Thinking
 
 __all__ = ["OneTurn", "Transcript", "transcript"]
 
@@ -50,33 +51,49 @@ class Transcript:
 
 
 class OneTurn:
-    """What a model says after `speaker:`, cut where its turn ends; used once.
+    """What a model says after `speaker:`, cut where its turn ends, and nowhere in its thinking; used once.
 
-    The server does not cut, or not before the end is in the text."""
+    The server does not cut, or not before the end is in the text. An end may be the first thing that comes; a
+    stop string counts from the first word, as everywhere (workers.stops)."""
 
-    def __init__(self, ends: Iterable[str]) -> None:
-        self._cutter = StopCutter(ends)
-        self._cutter.feed(":")  # what the prompt ends with, so that an end may be the first thing to follow
+    def __init__(self, ends: Iterable[str], stops: Iterable[str] = ()) -> None:
+        ends = tuple(ends)
+        self._thinking = Thinking()
+        self._first = StopCutter(ends)
+        self._first.feed(":")  # what the prompt ends with
+        self._rest = StopCutter((*ends, *stops))
+        """What cuts from the first word on."""
         self._said = False
 
     @property
     def over(self) -> bool:
         """Whether its end was found: whatever still comes belongs to somebody else."""
-        return self._cutter.found
+        return self._first.found or self._rest.found
 
     def feed(self, text: str) -> str:
         """What is said now, without the white space before the first word."""
-        return self._bare(self._cutter.feed(text))
+        thought, said = self._thinking.feed(text)
+        return thought + self._spoken(said)
 
     def finish(self) -> str:
         """The model has ended: what was held back and turned out to be said."""
-        return "" if self.over else self._bare(self._cutter.finish())
-
-    def _bare(self, text: str) -> str:
+        thought, said = self._thinking.finish()
+        shown = thought + self._spoken(said)
         if not self._said:
-            text = text.lstrip()
-            self._said = bool(text)
-        return text
+            shown += self._rest.feed(self._first.finish().lstrip())
+        return shown + self._rest.finish()
+
+    def _spoken(self, text: str) -> str:
+        if self.over:
+            return ""
+        if self._said:
+            return self._rest.feed(text)
+        text = self._first.feed(text).lstrip()
+        if not text:
+            return ""
+        self._said = True
+        shown = self._rest.feed(text + self._first.finish())
+        return shown + (self._rest.finish() if self._first.found else "")
 
 
 def transcript(request: Request) -> Transcript:

@@ -11,14 +11,15 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from typing import ClassVar, Final
+from urllib.parse import urlsplit
 
 from workers.adapter import AdapterError, Binding, Loaded, LoadRequest, ProviderSpec, ReportProgress, Warn
 from workers.codes import Code
-from workers.google_login import Login, identity_for
+from workers.google_login import Login, brings_itself, identity_for
 from workers.http_chat import HttpChat
 from workers.upstream import Upstream
 
-__all__ = ["PLACE", "VertexChat"]
+__all__ = ["PLACE", "VertexChat", "is_at"]
 
 PLACE: Final = "/projects/{project}/locations/{location}"
 """The part of a path that an API key leaves out."""
@@ -29,6 +30,10 @@ HOST: Final = "https://aiplatform.googleapis.com"
 """Where the location `global` is served, and no other."""
 CONTINENTS: Final = ("us", "eu")
 """Locations of many regions, which have a host of another form."""
+GOOGLES: Final = re.compile(
+    r"https://(?:[a-z0-9-]+-)?aiplatform(?:\.[a-z]+\.rep)?\.googleapis\.com(?::443)?", re.ASCII
+)
+"""Scheme and host of every location."""
 _LOCATION: Final = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
 """A client may choose it, and it becomes a part of the host's name."""
 
@@ -37,6 +42,9 @@ class VertexChat(HttpChat):
     """What Vertex AI serves, for one binding."""
 
     takes_api_keys: ClassVar[bool] = True
+    googles: ClassVar[re.Pattern[str]] = GOOGLES
+    """Where somebody is spoken for who is known on this machine: a client may choose the address, and a token
+    of the operator's would go there. A seam for tests."""
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
         super().__init__(provider, binding)
@@ -47,12 +55,19 @@ class VertexChat(HttpChat):
         """Also finds out who asks, and for which project.
 
         Raises:
-            AdapterError: as that of all adapters, and INVALID_REQUEST without a project.
+            AdapterError: as that of all adapters; INVALID_REQUEST without a project; AUTHORIZATION, who asks
+                is the operator, at an address that is not Google's.
         """
         identity = await asyncio.to_thread(identity_for, super()._key)
         if identity is None:
             self._take_api_key()
             return await super().load(load, report)
+        if not brings_itself(super()._key) and not is_at(super().base_url, self.googles):
+            raise AdapterError(
+                Code.AUTHORIZATION,
+                f"{self.provider.name} is asked at an address that is not Google's, where nobody is spoken "
+                "for who is logged in here: send the JSON of a service account as api_key, or no base_url",
+            )
         self._login = Login(identity, self.provider.key_variables)
         try:
             await self._login.open()
@@ -129,3 +144,12 @@ class VertexChat(HttpChat):
         if location in CONTINENTS:
             return HOST.replace("googleapis", f"{location}.rep.googleapis")
         return HOST.replace("aiplatform", f"{location}-aiplatform")
+
+
+def is_at(base_url: str, places: re.Pattern[str]) -> bool:
+    """Whether an address is one of those places; they are schemes and hosts."""
+    try:
+        parts = urlsplit(base_url)
+    except ValueError:
+        return False
+    return places.fullmatch(f"{parts.scheme}://{parts.netloc.lower()}") is not None

@@ -20,12 +20,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from workers.stops import StopCutter
+from workers.thinking import HEAD_MAX_CHARS, TAGS
 
 __all__ = ["VisibleText"]
 
-HEAD_MAX_CHARS: Final = 4096
-"""White space at the start is held back until something follows; more than this is passed on as it is."""
-_TAGS: Final = {"<think>": "</think>", "<thinking>": "</thinking>"}
 _COLONS: Final = (":", "\uff1a")
 
 
@@ -118,7 +116,7 @@ class VisibleText:
         lead = 0 if self._trims else len(text) - len(bare)
         if lead > HEAD_MAX_CHARS:
             return self._enter(_Place.BODY, text)
-        for tag, closing in _TAGS.items():
+        for tag, closing in TAGS.items():
             if bare.startswith(tag):
                 self._closing = closing
                 self.reasoned = True
@@ -135,7 +133,7 @@ class VisibleText:
 
     def _undecided(self, bare: str) -> bool:
         """Whether more text could still make a tag or the name of it."""
-        if any(tag.startswith(bare) for pair in _TAGS.items() for tag in pair):
+        if any(tag.startswith(bare) for pair in TAGS.items() for tag in pair):
             return True
         return bare.casefold() == self._name[: len(bare)].casefold()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -322,9 +323,19 @@ def test_the_variable_of_the_base_url_is_made_from_the_id() -> None:
 
 # ---- our own registry
 
-every_provider = pytest.mark.parametrize(
-    "provider", OURS.providers.values(), ids=lambda provider: provider.id
-)
+
+def every_provider(rule: Callable[[Provider], None]) -> Callable[[], None]:
+    """A test of all providers of ours, which says of which one a rule does not hold."""
+
+    def test() -> None:
+        for provider in OURS.providers.values():
+            try:
+                rule(provider)
+            except AssertionError as exc:
+                raise AssertionError(f"[provider.{provider.id}]: {exc}") from exc
+
+    test.__name__ = rule.__name__
+    return test
 
 
 @every_provider

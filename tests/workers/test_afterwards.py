@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from tests.fakes.bound import cancelled
-from workers import afterwards
+from workers import afterwards, bindings
+from workers.adapters import ai_horde, replicate
 from workers.afterwards import Afterwards
 
 
@@ -50,11 +51,11 @@ async def test_work_that_hangs_holds_up_neither_its_caller_nor_a_close(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(afterwards, "WAIT_S", 0.01)
+    monkeypatch.setattr(afterwards, "CLOSE_S", 0.01)
     work, kept = Work(), Afterwards()
     await kept.do(work())
     assert work.ends == []
     await kept.close()
-    await asyncio.sleep(0)
     assert work.ends == ["ended"]
 
 
@@ -112,6 +113,38 @@ async def test_what_does_not_begin_within_its_grace_is_given_up() -> None:
         await (await beginning.left(kept, grace_s=0.0))
     await kept.close()
     assert (beginning.answer.cancelled(), beginning.ended) == (True, [])
+
+
+async def test_a_close_waits_for_what_is_just_being_begun_and_ends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(afterwards, "WAIT_S", 0.0)
+    beginning, kept = Beginning(), Afterwards()
+    with pytest.raises(asyncio.CancelledError):
+        await (await beginning.left(kept, grace_s=5))
+    closing = asyncio.ensure_future(kept.close())
+    await asyncio.sleep(0)  # the close waits by now
+    beginning.answer.set_result("a job")
+    await asyncio.wait_for(closing, 5)
+    assert beginning.ended == ["a job"]
+
+
+async def test_a_close_leaves_nothing_behind_that_is_still_being_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(afterwards, "WAIT_S", 0.0)
+    monkeypatch.setattr(afterwards, "CLOSE_S", 0.0)
+    beginning, kept = Beginning(), Afterwards()
+    with pytest.raises(asyncio.CancelledError):
+        await (await beginning.left(kept, grace_s=5))
+    await kept.close()
+    assert (beginning.answer.cancelled(), beginning.ended) == (True, [])
+
+
+def test_a_close_is_over_before_an_adapter_is_given_up() -> None:
+    grace_s = max(replicate.BEGIN_GRACE_S, ai_horde.LET_GO_S)
+    assert grace_s < afterwards.CLOSE_S
+    assert afterwards.CLOSE_S + afterwards.ENDED_S < bindings.CLOSE_MAX_S
 
 
 async def test_a_close_without_work_is_one() -> None:

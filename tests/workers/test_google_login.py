@@ -88,6 +88,8 @@ def test_an_api_key_is_nobody() -> None:
         '{"type": "service_account"}',
         '{"type": "authorized_user", "client_id": ""}',
         json.dumps({**PERSON, "client_secret": 7}),
+        json.dumps({**PERSON, "quota_project_id": f"payer\r\nx-{CANARY}: y"}),
+        json.dumps({**PERSON, "quota_project_id": "日本"}),
         json.dumps({"type": "service_account", "client_email": EMAIL, "private_key": CANARY}),
         json.dumps({"type": "service_account", "client_email": EMAIL, "private_key": 7, "token_uri": "x"}),
         '{"a": ' + "[" * 100_000,
@@ -277,19 +279,40 @@ async def test_a_token_without_an_end_is_used_once() -> None:
 # ---- machines
 
 
-async def answer_machine(exchange: Exchange) -> None:
-    """What a machine of Google's is told of itself."""
-    assert exchange.request.headers["metadata-flavor"] == "Google"
-    body = PROJECT.encode()
-    if "token" in exchange.request.path:
-        body = json.dumps({"access_token": CANARY, "expires_in": 3600}).encode()
-    await exchange.head(200, {"Content-Type": JSON}, length=len(body))
-    await exchange.send(body)
+class Told:
+    """What a machine of Google's is told of itself; only Google says so in a header."""
+
+    def __init__(self, **headers: str) -> None:
+        self.headers = {"Content-Type": JSON, **{name.replace("_", "-"): headers[name] for name in headers}}
+
+    async def __call__(self, exchange: Exchange) -> None:
+        assert exchange.request.headers["metadata-flavor"] == "Google"
+        body = PROJECT.encode()
+        if "token" in exchange.request.path:
+            body = json.dumps({"access_token": CANARY, "expires_in": 3600}).encode()
+        await exchange.head(200, self.headers, length=len(body))
+        await exchange.send(body)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Metadata_Flavor": "Another"}], ids=["no header", "another's"])
+async def test_whoever_else_answers_as_a_machine_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    async with FakeServer(OpenAIWire()) as server:
+        server.models = Told(**headers)
+        monkeypatch.setattr(Login, "machine_uri", f"http://127.0.0.1:{server.port}/computeMetadata/v1")
+        login = Login(Machine(), ())
+        await login.open()
+        for ask in (login.project, login.headers):
+            with pytest.raises(AdapterError) as caught:
+                await ask()
+            assert caught.value.code is Code.AUTHORIZATION
+        await login.close()
 
 
 async def test_a_machine_of_googles_is_known_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     async with FakeServer(OpenAIWire()) as server:
-        server.models = answer_machine
+        server.models = Told(Metadata_Flavor="Google")
         monkeypatch.setattr(Login, "machine_uri", f"http://127.0.0.1:{server.port}/computeMetadata/v1")
         login = Login(Machine(), ())
         await login.open()

@@ -11,11 +11,12 @@ from typing import Any, Final
 import pytest
 
 from tests.fakes.bound import request
-from workers.adapter import AdapterError, Message
+from workers.adapter import AdapterError, Message, Text
 from workers.adapters.ai_horde import USUAL
 from workers.codes import Code
-from workers.horde_job import build
+from workers.horde_job import HordeReply, build
 from workers.parameters import Body
+from workers.refusals import Who
 
 SCHEMA: Final = json.loads(
     (Path(__file__).parent / "adapters" / "captured" / "ai_horde.json").read_text(encoding="utf-8")
@@ -115,6 +116,27 @@ def test_a_client_may_say_more_of_the_job_and_of_its_params() -> None:
     assert body["trusted_workers"] is True
     assert (body["params"]["smoothing_factor"], body["params"]["max_context_length"]) == (0.3, 4096)
     assert body["params"]["max_length"] == 200
+
+
+THOUGHT: Final = "<think>What will the user say?\nUser: no\nEND</think>"
+
+
+@pytest.mark.parametrize(
+    ("text", "passed_on"),
+    [
+        (f"{THOUGHT}\n\nHi.\nUser: Hey", f"{THOUGHT}Hi."),
+        ("\nHi.\nIt rains.\nUser: Hey", "Hi.\nIt rains."),
+        (" Hi END of it.", "Hi END of it."),
+    ],
+    ids=["thinking", "a line end first", "a stop string"],
+)
+def test_a_text_is_cut_at_the_next_turn_and_the_clients_stops_are_the_hosts(
+    text: str, passed_on: str
+) -> None:
+    answer = HordeReply(Who("Fake"), request(stop=("\n", "END")))
+    job = {"done": True, "generations": [{"text": text, "state": "ok"}]}
+    assert answer.looked(job) == [Text(passed_on)]
+    assert answer.reason == "stop"
 
 
 def test_a_prompt_is_a_transcript() -> None:

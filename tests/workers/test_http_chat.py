@@ -5,7 +5,7 @@ All else of workers/http_chat.py is held for every adapter by tests/workers/adap
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import AsyncGenerator, Collection
 from typing import Final
 
 import pytest
@@ -17,6 +17,7 @@ from tests.fakes.openai_server import Behaviour, OpenAIServer
 from workers.adapter import AdapterError, Request
 from workers.codes import Code
 from workers.http_chat import HttpChat
+from workers.http_reply import Reply
 from workers.parameters import Body
 from workers.quirks import Quirks
 from workers.refusals import Who
@@ -55,6 +56,43 @@ async def test_a_wire_has_its_own_path_and_its_own_kind_of_stream() -> None:
     assert (text_of(events), finish_of(events).reason) == ("Hello!", "stop")
     assert (server.requests[0].path, server.requests[0].body) == ("/v1/talk/fake-small", {"text": "Hello"})
     assert server.lists == []
+
+
+class Telling(Reply):
+    """An answer of that wire whose pieces are at hand; it notes what is said of its end."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.content_type = LinesChat.stream_types[0]
+        self.told: list[str] = []
+        self._pieces = pieces
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        for piece in self._pieces:
+            yield piece
+
+    def end_within(self, seconds: float) -> None:
+        self.told.append("ends")
+
+    def goes_on(self) -> None:
+        self.told.append("goes on")
+
+
+class NeverDone(LinesReply):
+    """Waits for more after its end: usage, a mark."""
+
+    @property
+    def complete(self) -> bool:
+        return False
+
+
+async def test_the_end_that_is_waited_for_is_put_off_by_what_is_said_and_by_nothing_else() -> None:
+    reply = Telling(b'{"say": "Hel"}\n{"end": true}\n', b"{}\n", b'{"say": "lo"}\n', b'{"end": true}\n')
+    adapter = bound("http://127.0.0.1:9/v1", adapter=LinesChat)
+    assert isinstance(adapter, LinesChat)
+    answer = NeverDone(Who("Fake"), model="m", max_output_length=200)
+    events = [event async for event in adapter.read(reply, answer)]
+    assert text_of(events) == "Hello"
+    assert reply.told == ["goes on", "ends", "ends", "goes on", "ends", "ends"]
 
 
 async def test_another_kind_of_stream_is_no_answer_of_that_wire() -> None:

@@ -194,6 +194,16 @@ def test_a_reply_is_cut_where_somebody_else_would_speak_and_that_is_no_length() 
     assert (answer.reason, answer.ended) == ("stop", True)
 
 
+def test_a_reply_is_not_cut_while_the_model_thinks_of_what_somebody_else_may_say() -> None:
+    answer = reply("\nUser:", "END")
+    thought = "<think>hm\nUser: no\nEND</think>"
+    said = (f"\n{thought[:9]}", thought[9:], "\n\nHi.", "\nUser: Hey")
+    assert "".join(event.text for event in read(answer, *map(token, said)) if isinstance(event, Text)) == (
+        f"\n{thought}Hi."
+    )
+    assert (answer.reason, answer.ended) == ("stop", False)
+
+
 def test_what_was_held_back_and_is_no_stop_comes_at_the_end() -> None:
     answer = reply("\nAnn:")
     assert read(answer, token("Hi\nAn", "length")) == [Text("Hi"), Text("\nAn")]

@@ -71,14 +71,18 @@ def worker(site_packages: Path, work: str) -> Iterator[tuple[WorkerProcess, psut
         yield process, below
 
 
-def gone(process: psutil.Process) -> None:
+def gone(process: psutil.Process | None) -> None:
     """Waits until it is no more."""
+    if process is None:
+        return
     wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, str(process))
 
 
-def left(process: WorkerProcess) -> psutil.Process:
-    """What the worker has just started."""
-    return psutil.Process(int(process.until(wire.Progress).message))
+def left(process: WorkerProcess) -> psutil.Process | None:
+    """What the worker has just started; None if it is no more by the time that we hear of it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(int(process.until(wire.Progress).message))
+    return None
 
 
 @pytest.mark.parametrize(
@@ -171,7 +175,7 @@ def test_nothing_outlives_a_supervisor_that_is_killed(
     command = [sys.executable, "-c", PARENT, sys.executable, *FLAGS, "-c", source]
     with WorkerProcess(site_packages, command=command) as supervisor:
         below = psutil.Process(supervisor.until(wire.Alive).request)
-        family = [below, psutil.Process(below.ppid())]
+        family: list[psutil.Process | None] = [below, psutil.Process(below.ppid())]
         if how is not None:
             family.append(left(supervisor))
         supervisor.process.kill()

@@ -4,17 +4,19 @@ clients and the schema is in tests/workers/adapters/test_novelai.py.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any, Final
 
 import pytest
 
 from tests.fakes.bound import request
-from workers.adapter import AdapterError, Message, Request
+from workers.adapter import AdapterError, Message, Request, Text
 from workers.adapters.novelai import STORY_MODELS, USUAL
 from workers.codes import Code
-from workers.novelai_story import build, ends
+from workers.novelai_story import StoryReply, build, ends
 from workers.parameters import Body
+from workers.refusals import Who
 
 ERATO, KAYRA = STORY_MODELS
 OPENING: Final = "<|startoftext|><|reserved_special_token81|>"
@@ -46,7 +48,15 @@ def test_a_prompt_is_a_transcript_that_the_character_goes_on_with(model: str, op
 
 def test_a_reply_is_over_where_the_next_turn_begins_whoever_takes_it() -> None:
     wanted = request(messages=TALK, character_name="Mia", stop=("END",))
-    assert ends(wanted) == ("\nUser:", "\nAnn:", "\nMia:", "\n***", "END")
+    assert ends(wanted) == ("\nUser:", "\nAnn:", "\nMia:", "\n***")
+
+
+def test_a_stop_string_counts_from_the_first_word_and_ends_the_reply_at_once() -> None:
+    answer = StoryReply(Who("Fake"), request(stop=("\n",)), length=200)
+    pieces = [{"token": "\n"}, {"token": " Hi"}, {"token": ".\n"}]
+    events = [event for piece in pieces for event in answer.piece(json.dumps(piece).encode())]
+    assert [event.text for event in events if isinstance(event, Text)] == ["Hi", "."]
+    assert (answer.reason, answer.unfinished) == ("stop", True)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_output_that_comes_with_the_prediction_is_told_once() -> None:
     one = reply()
     _, events = one.made(prediction("processing", output=["Hel"]))
     assert events == [Text("Hel")]
-    assert one.whole(prediction("processing", output=["Hel"])) == [Alive()]
+    assert one.whole(prediction("processing", output=["Hel"])) == []
     assert one.whole(prediction("succeeded", output=["Hel", "lo"])) == [Text("lo")]
     assert (one.complete, one.ended, one.reason) == (True, True, "stop")
 
@@ -50,7 +50,23 @@ def test_an_output_that_grew_within_a_piece_is_told_from_there() -> None:
     one = reply()
     assert one.whole(prediction("processing", output="Hel")) == [Text("Hel")]
     assert one.whole(prediction("processing", output="Hello")) == [Text("lo")]
-    assert one.whole(prediction("processing", output="He")) == [Alive()]
+    assert one.whole(prediction("processing", output="He")) == []
+
+
+def test_a_state_is_life_only_where_it_has_changed() -> None:
+    one = reply()
+    one.made(prediction("starting"))
+    states = ("starting", "starting", "processing", "processing", "queued")
+    assert [one.whole(prediction(status)) for status in states] == [[], [], [Alive()], [], [Alive()]]
+    assert one.whole(prediction("queued", output=["", ""])) == []
+    assert one.whole(prediction("queued", output=["Hi"])) == [Text("Hi")]
+
+
+def test_output_that_is_held_back_is_life() -> None:
+    one = reply("\nUser:")
+    one.made(prediction("processing", output=["Hi"]))
+    assert one.whole(prediction("processing", output=["Hi", "\n"])) == [Alive()]
+    assert one.whole(prediction("processing", output=["Hi", "\n"])) == []
 
 
 def test_a_stop_ends_the_reply_and_not_the_prediction() -> None:

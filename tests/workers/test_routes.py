@@ -57,6 +57,12 @@ def test_this_machine_is_known_by_its_names(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 
 
+def test_what_a_machine_is_told_of_itself_goes_through_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "proxy.example:3128")
+    assert proxy_for("http", "metadata.google.internal", "x") is None
+    assert proxy_for("http", "metadata.google.internal.example", "x") == "http://proxy.example:3128"
+
+
 def test_d15_hosts_that_the_user_exempts_are_not_proxied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "proxy.example:3128")
     monkeypatch.setenv("no_proxy", "inner.example")

@@ -55,6 +55,18 @@ def test_a_transcript_is_a_prompt_that_ends_where_the_speaker_goes_on() -> None:
     assert (lines.prompt, lines.ends) == ("Ann: Hi\nMia:", ("\nUser:", "\nAnn:", "\nMia:"))
 
 
+def test_an_end_inside_of_thinking_is_none() -> None:
+    thought = "<think>What will she say?\nAnn: me\n</think>"
+    for said, shown in (
+        (f"\n{thought}\n\nHi.\nAnn: me", f"\n{thought}Hi."),
+        (f"{thought}\nAnn: me", thought),
+    ):
+        for cut in range(len(said) + 1):
+            turn = OneTurn(("\nAnn:",))
+            assert turn.feed(said[:cut]) + turn.feed(said[cut:]) + turn.finish() == shown
+            assert turn.over
+
+
 @pytest.mark.parametrize(
     ("said", "shown"),
     [
@@ -71,3 +83,26 @@ def test_one_turn_is_cut_where_the_next_begins_however_it_was_split(said: str, s
         turn = OneTurn(("\nAnn:", "\nMia:"))
         assert turn.feed(said[:cut]) + turn.feed(said[cut:]) + turn.finish() == shown
         assert turn.over is ("\nAnn:" in said)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown", "over"),
+    [
+        ("\nHi.\nIt rains.", "Hi.", True),
+        ("\n", "", False),
+        ("\nAnn: me", "", True),
+        ("Hi.\nAnn: me", "Hi.", True),
+        ("END of it", "", True),
+        (" Hi EN", "Hi EN", False),
+    ],
+)
+def test_a_stop_string_counts_from_the_first_word(said: str, shown: str, over: bool) -> None:
+    for cut in range(len(said) + 1):
+        turn = OneTurn(("\nAnn:",), ("\n", "END"))
+        assert turn.feed(said[:cut]) + turn.feed(said[cut:]) + turn.finish() == shown
+        assert turn.over is over
+
+
+def test_what_may_be_the_next_turn_hides_no_stop_string() -> None:
+    turn = OneTurn(("\nAnn:",), ("\n",))
+    assert (turn.feed(" Hi.\n"), turn.over) == ("Hi.", True)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.visible import HEAD_MAX_CHARS, VisibleText
+from workers.thinking import HEAD_MAX_CHARS
+from workers.visible import VisibleText
 
 
 def run(pieces: list[str], stops: tuple[str, ...] = (), name: str | None = None) -> str:

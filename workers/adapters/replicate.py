@@ -75,6 +75,8 @@ class Replicate(HttpChat):
         self._inputs: dict[str, Inputs] = {}
         self._streams: dict[str, Upstream] = {}
         """Connections to the hosts that streams are on."""
+        self._opening = asyncio.Lock()
+        """Of them: requests at once have one to a host."""
         self._afterwards = Afterwards()
         """Cancellations on their way."""
 
@@ -202,10 +204,11 @@ class Replicate(HttpChat):
         deadline: float,
         retries: int,
     ) -> AsyncGenerator[Event, None]:
-        """What a prediction says after it was made, by its stream where it has one."""
+        """What a prediction says after it was made: by its stream where it has one, and by asking for it as
+        long as it is not over then, since a state of it may come in the place of a stream."""
         if made.stream_url and body.streamed:
-            upstream, path = await self._at(upstream, made.stream_url)
-            async with upstream.get(
+            where, path = await self._at(upstream, made.stream_url)
+            async with where.get(
                 path, deadline=deadline, retries=1 - retries, headers=STREAM_HEADERS
             ) as reply:
                 if reply.retries:
@@ -215,7 +218,6 @@ class Replicate(HttpChat):
                         yield event
                 if answer.ended:
                     await reply.drain()  # before Finish: nobody asks for more after it
-            return
         while not answer.complete and not answer.endless:
             await asyncio.sleep(self.poll_s)
             async with upstream.get(_prediction(made.identity), deadline=deadline) as reply:
@@ -239,15 +241,20 @@ class Replicate(HttpChat):
             )
         parts = urlsplit(url)
         origin = f"{parts.scheme}://{parts.netloc}"
-        if origin not in self._streams:
-            if len(self._streams) >= STREAM_HOSTS_MAX:
-                raise AdapterError(
-                    Code.UPSTREAM_PROTOCOL, f"{self.provider.name} names ever new hosts for its replies"
-                )
-            other = self.made(origin)
-            await other.open()
-            other = self._streams.setdefault(origin, other)
+        async with self._opening:
+            if origin not in self._streams:
+                self._streams[origin] = await self._other(origin)
         return self._streams[origin], url[len(origin) :]
+
+    async def _other(self, origin: str) -> Upstream:
+        """The connections to another host, opened."""
+        if len(self._streams) >= STREAM_HOSTS_MAX:
+            raise AdapterError(
+                Code.UPSTREAM_PROTOCOL, f"{self.provider.name} names ever new hosts for its replies"
+            )
+        other = self.made(origin)
+        await other.open()
+        return other
 
     # ---- ends
 

@@ -94,6 +94,7 @@ class HordeWire(Wire):
         "a_stream_is_read_at_every_split": NO_STREAM,
         "a_stream_that_drips_is_read_and_a_part_of_a_piece_is_no_life": NO_STREAM,
         "pieces_that_say_nothing_are_life_and_no_text": NO_STREAM,
+        "what_is_said_after_an_end_is_no_less_a_part_of_the_reply": NO_STREAM,
         "usage_is_what_the_provider_reported": "the horde tells kudos and no tokens",
         "reasoning_is_life_and_no_text": NO_REASONING,
         "reasoning_alone_is_an_empty_reply_that_says_why": NO_REASONING,

@@ -51,6 +51,9 @@ class AnthropicWire(Wire):
     }
     counts = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens")
     temperature_max = 1.0
+    absent: ClassVar[Mapping[str, str]] = {
+        "what_is_said_after_an_end_is_no_less_a_part_of_the_reply": "an end is an event after all text",
+    }
     sees_nothing = (
         b"null",
         b"[]",

@@ -53,6 +53,7 @@ class KoboldWire(Wire):
     )
     absent: ClassVar[Mapping[str, str]] = {
         "a_reply_that_a_filter_took_is_content_filtered": "the wire has no word for it",
+        "what_is_said_after_an_end_is_no_less_a_part_of_the_reply": "an end is the last event",
     }
 
     def events(self, behaviour: Behaviour) -> list[bytes]:

@@ -37,6 +37,7 @@ ABSENT: Final[Mapping[str, str]] = {
             "a_giant_piece_is_refused",
             "a_stream_without_end_is_ended_and_told",
             "data_after_the_end_is_not_read",
+            "what_is_said_after_an_end_is_no_less_a_part_of_the_reply",
             "a_server_that_goes_silent_after_its_end_is_not_waited_for",
         ),
         _WHOLE,

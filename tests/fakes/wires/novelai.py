@@ -142,6 +142,7 @@ class NovelAIStoryWire(Wire):
         "reasoning_is_life_and_no_text": NO_REASONING,
         "reasoning_alone_is_an_empty_reply_that_says_why": NO_REASONING,
         "usage_is_what_the_provider_reported": NO_USAGE,
+        "what_is_said_after_an_end_is_no_less_a_part_of_the_reply": "the token that is final is the last",
         "a_reply_that_a_filter_took_is_content_filtered": NO_FILTER,
     }
 

@@ -87,6 +87,7 @@ class ReplicateWire(Wire):
     absent: ClassVar[Mapping[str, str]] = {
         "usage_is_what_the_provider_reported": "a stream tells none; for the rest see test_replicate.py",
         "reasoning_alone_is_an_empty_reply_that_says_why": "the wire has no word for a limit",
+        "what_is_said_after_an_end_is_no_less_a_part_of_the_reply": "`done` is the last event",
     }
 
     def part(self, received: Received) -> Part:

@@ -29,6 +29,7 @@ class VertexAnthropicWire(AnthropicWire):
     mount = ""
     quirks: ClassVar[Mapping[str, Any]] = {"stop_max": 64}
     absent: ClassVar[Mapping[str, str]] = {
+        **AnthropicWire.absent,
         "a_load_learns_the_models_with_the_key_and_pays_nothing": NO_LIST,
         "a_load_with_a_refused_key_is_authorization": f"{NO_LIST}; a login that is refused: test_vertex.py",
         "a_load_without_verify_takes_a_refused_key": NO_LIST,

@@ -187,6 +187,19 @@ async def test_a_key_goes_before_a_signature(converse_server: FakeServer) -> Non
     assert not any("x-amz-date" in one.headers for one in received)
 
 
+@pytest.mark.parametrize("name", ["access_key_id", "session_token", "region"])
+async def test_an_option_that_no_header_can_hold_is_told_without_a_word_of_it(
+    converse_server: FakeServer, name: str
+) -> None:
+    odd = made(converse_server.base_url, key=None, options={**KEYS, name: f"a\r\n{CANARY}"})
+    with pytest.raises(AdapterError) as caught:
+        await load_only(odd)
+    await odd.close()
+    assert (caught.value.code, converse_server.lists) == (Code.INVALID_REQUEST, [])
+    assert name in caught.value.message
+    clean(caught.value)
+
+
 @pytest.mark.parametrize("options", [{}, {"access_key_id": "AKIDEXAMPLE"}, {"secret_access_key": CANARY}])
 async def test_nobody_who_has_neither_key_nor_secret_gets_in(
     converse_server: FakeServer, options: dict[str, str]

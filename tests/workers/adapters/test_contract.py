@@ -205,6 +205,16 @@ async def test_an_end_that_nobody_knows_is_an_end(served: Served) -> None:
     ended(await served.ask())
 
 
+async def test_what_is_said_after_an_end_is_no_less_a_part_of_the_reply(served: Served) -> None:
+    too_early = served.wire.events(Behaviour(texts=("one",), usage=None, done=False))
+    rest = served.wire.events(Behaviour(texts=(" two",)))
+    served.server.behaviour = Behaviour(events=(*too_early, *rest), gate_after=len(too_early))
+    request = served.start()
+    await served.chunk(request)
+    served.server.gate.set()
+    ended(await served.outcome(request), "one two")
+
+
 @both
 async def test_reasoning_is_life_and_no_text(served: Served, stream: bool) -> None:
     served.server.behaviour = Behaviour(reasoning=("hm", "m"))

@@ -160,7 +160,7 @@ async def test_an_answer_is_read_as_the_vendors_package_reads_it(
     finish = finish_of(events)
     assert (text_of(events), reasoning_of(events)) == (read["text"], read["thought"])
     assert (finish.model, finish.reason) == (read["model"], GeminiWire.reasons[read["finish_reason"]])
-    assert finish.usage == usage_of(**read["usage"])
+    assert finish.usage == (read["usage"] and usage_of(**read["usage"]))
 
 
 def behaviour_of(answer: dict[str, Any], how: str) -> Behaviour:
@@ -436,6 +436,37 @@ async def test_an_answer_without_a_candidate_is_a_failure(
 async def test_a_candidate_without_a_reason_is_an_end(gemini_server: FakeServer, adapter: Adapter) -> None:
     gemini_server.behaviour = Behaviour(finish_reason=None)
     assert finish_of(await collect(adapter, request(stream=False))).reason == "stop"
+
+
+COUNTS: Final = {"usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 3}}
+
+
+def old_pieces(**fields: Any) -> tuple[bytes, ...]:
+    """What an old model streams: it says with every piece that it stopped."""
+    return tuple(event(chunk(part(text), reason="STOP", **fields)) for text in ("Hello", " there", "."))
+
+
+@pytest.mark.parametrize("fields", [{}, COUNTS], ids=["no usage", "usage each"])
+async def test_an_end_with_every_piece_is_none_before_the_streams_own(
+    gemini_server: FakeServer, adapter: Adapter, fields: dict[str, Any]
+) -> None:
+    gemini_server.behaviour = Behaviour(events=old_pieces(**fields), gate_after=1)
+    replies = adapter.generate(request())
+    events = [await anext(replies)]
+    gemini_server.gate.set()  # only now are there more pieces
+    events += [item async for item in replies]
+    finish = finish_of(events)
+    assert (text_of(events), finish.reason) == ("Hello there.", "stop")
+    assert finish.usage == (Usage(7, 3) if fields else None)
+
+
+async def test_an_end_with_every_piece_makes_no_success_of_a_cut(
+    gemini_server: FakeServer, adapter: Adapter
+) -> None:
+    gemini_server.behaviour = Behaviour(events=old_pieces(**COUNTS), cut_after=2)
+    with pytest.raises(AdapterError) as caught:
+        await collect(adapter, request())
+    assert caught.value.code is Code.TRUNCATED
 
 
 @pytest.mark.parametrize("end", [b"", b"\r\n", b"\n\n"], ids=["no end", "a line end", "a blank line"])

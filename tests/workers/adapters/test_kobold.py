@@ -255,7 +255,7 @@ async def test_an_end_that_hangs_or_is_refused_holds_nothing_up(
         await cancelled(task)
     assert [record.levelno for record in caplog.records if "not ended" in record.message] == [logging.WARNING]
     assert CANARY not in caplog.text
-    monkeypatch.setattr(afterwards, "WAIT_S", 0.01)
+    monkeypatch.setattr(afterwards, "CLOSE_S", 0.01)
 
 
 # ---- one model, one server

@@ -32,10 +32,11 @@ from tests.fakes.http_server import WAIT_S, Exchange, FakeServer, Step
 from tests.fakes.wire import JSON, SSE, Behaviour
 from tests.fakes.wires.replicate import INPUTS, Quick, ReplicateWire, described, prediction, told
 from workers import afterwards
-from workers.adapter import Adapter, AdapterError, Alive, LoadRequest, Message, Text, Usage
+from workers.adapter import Adapter, AdapterError, LoadRequest, Message, Text, Usage
 from workers.adapters import replicate
 from workers.adapters.replicate import Replicate, _is_theirs
 from workers.codes import Code
+from workers.upstream import Upstream
 
 CHECKOUT: Final = Path(__file__).parents[3]
 CAPTURED: Final = json.loads(
@@ -273,6 +274,24 @@ async def test_a_stream_on_another_host_gets_the_key_and_is_read(cloud: FakeServ
     assert cloud.cancels == []
 
 
+async def test_first_requests_at_once_to_another_host_open_it_once(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Upstream] = []
+    is_open = Upstream.open
+
+    async def counted(self: Upstream) -> None:
+        await is_open(self)  # in a thread: the other requests come to it meanwhile
+        opened.append(self)
+
+    monkeypatch.setattr(Upstream, "open", counted)
+    assert isinstance(adapter, Replicate)
+    url = "http://127.0.0.1:9/v1/files/p0"
+    found = await asyncio.gather(*(adapter._at(adapter.opened(), url) for _ in range(4)))
+    assert found == [(opened[0], "/v1/files/p0")] * 4
+    assert len(opened) == 1
+
+
 async def test_ever_new_hosts_are_not_followed(
     cloud: FakeServer, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,6 +405,7 @@ async def test_a_cancellation_that_hangs_holds_nothing_up(
     cloud: FakeServer, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(afterwards, "WAIT_S", 0.0)
+    monkeypatch.setattr(afterwards, "CLOSE_S", 0.0)
     cloud.cancelling = Behaviour(body=b"{}", gate_before_head=True)
     cloud.behaviour = Behaviour(cut_after=1)
     assert (await failed(adapter, asked())).code is Code.TRUNCATED
@@ -413,7 +433,7 @@ async def test_what_has_no_stream_is_asked_for_again_and_again(cloud: FakeServer
         ),
     )
     events = await collect(adapter, asked())
-    assert events[:-1] == [Alive(), Text("Hel"), Alive(), Text("lo"), Text(" th"), Text("ere")]
+    assert events[:-1] == [Text("Hel"), Text("lo"), Text(" th"), Text("ere")]
     assert (finish_of(events).usage, finish_of(events).model) == (Usage(7), SMALL)
     assert {received.path for received in cloud.follows} == {"/v1/predictions/p0"}
 
@@ -493,6 +513,17 @@ async def test_a_second_try_of_a_stream_is_the_only_one(
 async def test_a_stream_that_is_json_is_an_answer_all_the_same(cloud: FakeServer, adapter: Adapter) -> None:
     cloud.following = states(prediction("succeeded", output="Hi"))
     assert text_of(await collect(adapter, asked())) == "Hi"
+
+
+async def test_a_stream_that_is_the_json_of_a_prediction_which_runs_is_no_end(
+    cloud: FakeServer, adapter: Adapter
+) -> None:
+    cloud.following = states(
+        prediction("processing", output=["Hel"]), prediction("succeeded", output=["Hel", "lo"])
+    )
+    assert text_of(await collect(adapter, asked())) == "Hello"
+    assert [received.path for received in cloud.follows] == ["/v1/files/p0", "/v1/predictions/p0"]
+    assert cloud.cancels == []
 
 
 @pytest.mark.parametrize("data", ["", " ", "{}"], ids=repr)

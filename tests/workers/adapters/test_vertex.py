@@ -7,6 +7,7 @@ vendor's own packages send.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,8 @@ from tests.workers.adapters.test_gemini import camel, captured_prompt
 from workers.adapter import AdapterError, Binding, LoadRequest, ProviderSpec
 from workers.adapters.vertex import Vertex
 from workers.codes import Code
-from workers.vertex_chat import HOST
+from workers.google_login import Login
+from workers.vertex_chat import HOST, is_at
 
 CHECKOUT: Final = Path(__file__).parents[3]
 CAPTURED: Final = json.loads((Path(__file__).parent / "captured" / "vertex.json").read_text(encoding="utf-8"))
@@ -155,6 +157,81 @@ async def test_a_login_that_is_refused_fails_the_load(server: FakeServer) -> Non
     assert caught.value.code is Code.AUTHORIZATION
     assert PROVIDER.key[0] in caught.value.message
     assert server.lists == []
+
+
+@pytest.fixture
+def operator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The operator is logged in on this machine; where that stands."""
+    file = tmp_path / "operator.json"
+    file.write_text(json.dumps(PERSON), encoding="utf-8")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    return str(file)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["its file as the key", "no key"])
+async def test_an_operator_is_never_spoken_for_at_an_address_of_somebody_else(
+    server: FakeServer, operator: str, named: bool
+) -> None:
+    with pytest.raises(AdapterError) as caught:
+        await load_only(made(server.base_url, operator if named else None))
+    assert caught.value.code is Code.AUTHORIZATION
+    assert "service account" in caught.value.message
+    assert server.connections == 0
+
+
+async def test_a_machine_is_not_spoken_for_there_either(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setattr(Login, "machine_uri", server.base_url)
+    with pytest.raises(AdapterError) as caught:
+        await load_only(made(server.base_url))
+    assert caught.value.code is Code.AUTHORIZATION
+    assert server.connections == 0
+
+
+class AtHome(Vertex):
+    """Google is on this machine."""
+
+    googles = re.compile(r"http://127\.0\.0\.1:[0-9]+")
+
+
+async def test_an_operator_is_spoken_for_at_googles(server: FakeServer, operator: str) -> None:
+    adapter = made(server.base_url, project=PROJECT)
+    assert await asked(AtHome(adapter.provider, adapter.binding)) == "Hello there."
+    assert server.requests[0].headers["authorization"] == f"Bearer {CANARY}"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "googles"),
+    [
+        (HOST, True),
+        (f"{HOST}/", True),
+        (f"{HOST}:443", True),
+        ("https://europe-west4-aiplatform.googleapis.com", True),
+        ("https://aiplatform.eu.rep.googleapis.com", True),
+        ("http://aiplatform.googleapis.com", False),
+        ("https://aiplatform.googleapis.com:8443", False),
+        ("https://aiplatform.googleapis.com.evil.example", False),
+        ("https://evil.example/aiplatform.googleapis.com", False),
+        ("https://aiplatform.googleapis.com@evil.example", False),
+        ("https://user@aiplatform.googleapis.com", False),
+        ("https://evil.example#-aiplatform.googleapis.com", False),
+        ("https://storage.googleapis.com", False),
+        ("http://127.0.0.1:9", False),
+        ("https://[::1", False),
+        ("", False),
+    ],
+)
+def test_googles_addresses_are_known(base_url: str, googles: bool) -> None:
+    assert is_at(base_url, Vertex.googles) is googles
+
+
+@pytest.mark.foreign
+@pytest.mark.parametrize("location", CAPTURED["hosts"])
+def test_every_host_of_a_location_is_googles(location: str) -> None:
+    assert is_at(CAPTURED["hosts"][location], Vertex.googles)
 
 
 async def test_nobody_knows_whether_an_api_key_is_good_before_it_is_used(server: FakeServer) -> None:

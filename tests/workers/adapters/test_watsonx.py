@@ -19,7 +19,7 @@ from supervisor.catalog import load_catalog
 from tests.fakes.bound import CANARY, bound, clean, collect, finish_of, load_only, request, text_of
 from tests.fakes.http_server import WAIT_S, Exchange, FakeServer
 from tests.fakes.wire import JSON, Behaviour
-from tests.fakes.wires.watsonx import PROJECT, WatsonxWire, piece, token_of
+from tests.fakes.wires.watsonx import PROJECT, AtHome, WatsonxWire, piece, token_of
 from workers.adapter import Adapter, AdapterError, LoadRequest, Message, Usage
 from workers.adapters import watsonx
 from workers.adapters.watsonx import IAM_URL, TOKEN_S, VERSION, Watsonx
@@ -46,7 +46,7 @@ async def cloud() -> AsyncIterator[FakeServer]:
 @pytest.fixture
 async def adapter(cloud: FakeServer) -> AsyncIterator[Adapter]:
     """The adapter with the quirks of IBM itself, loaded."""
-    made = bound(cloud.base_url, PROVIDER.quirks, adapter=Watsonx, options=OPTIONS)
+    made = bound(cloud.base_url, PROVIDER.quirks, adapter=AtHome, options=OPTIONS)
     await load_only(made)
     yield made
     await made.close()
@@ -173,7 +173,7 @@ async def test_one_token_serves_load_and_all_requests(cloud: FakeServer, adapter
 
 async def test_requests_at_once_buy_one_token(cloud: FakeServer) -> None:
     cloud.selling = sold(expires_in=1)
-    made = bound(cloud.base_url, adapter=Watsonx, options=OPTIONS)
+    made = bound(cloud.base_url, adapter=AtHome, options=OPTIONS)
     await load_only(made)
     made._token = None  # type: ignore[attr-defined]  # as if an hour had passed
     cloud.selling = sold()
@@ -200,7 +200,7 @@ async def test_requests_at_once_buy_one_token(cloud: FakeServer) -> None:
 )
 async def test_a_token_is_replaced_before_it_ends(cloud: FakeServer, lasts_s: Any, good_s: float) -> None:
     cloud.selling = sold(expires_in=int(lasts_s) if lasts_s == LONG else lasts_s)
-    made = bound(cloud.base_url, adapter=Watsonx, options=OPTIONS)
+    made = bound(cloud.base_url, adapter=AtHome, options=OPTIONS)
     assert isinstance(made, Watsonx)
     before = asyncio.get_running_loop().time()
     await load_only(made)
@@ -212,7 +212,7 @@ async def test_a_token_is_replaced_before_it_ends(cloud: FakeServer, lasts_s: An
 
 async def test_a_token_that_ended_is_replaced_by_the_next_request(cloud: FakeServer) -> None:
     cloud.selling = sold(expires_in=0)
-    made = bound(cloud.base_url, adapter=Watsonx, options=OPTIONS)
+    made = bound(cloud.base_url, adapter=AtHome, options=OPTIONS)
     await load_only(made)
     cloud.selling = sold(access_token="t2")
     await collect(made, request())
@@ -245,7 +245,7 @@ async def test_a_key_that_the_identity_service_refuses_is_authorization(
     told = {"errorCode": "BXNIM0415E", "errorMessage": f"Provided API key {CANARY} could not be found."}
     cloud.selling = Behaviour(status=status, body=json.dumps(told).encode())
     with pytest.raises(AdapterError) as caught:
-        await load_only(bound(cloud.base_url, adapter=Watsonx, options=OPTIONS))
+        await load_only(bound(cloud.base_url, adapter=AtHome, options=OPTIONS))
     assert caught.value.code is Code.AUTHORIZATION
     assert "FAKE_API_KEY" in caught.value.message
     clean(caught.value)
@@ -269,7 +269,7 @@ async def test_a_token_that_is_not_to_be_had_is_told(
     cloud: FakeServer, pauses: list[float], selling: Behaviour, code: Code
 ) -> None:
     cloud.selling = selling
-    made = bound(cloud.base_url, adapter=Watsonx, options=OPTIONS)
+    made = bound(cloud.base_url, adapter=AtHome, options=OPTIONS)
     assert [warning.name for warning in (await load_only(made)).warnings] == ["NOT_CHECKED"]
     assert (await failed(made)).code is code
     await made.close()
@@ -283,7 +283,7 @@ async def test_an_interrupt_while_a_token_is_bought_leaves_the_next_request_whol
         asked.set()
         await exchange.server.gate.wait()
 
-    made = bound(cloud.base_url, adapter=Watsonx, options=OPTIONS)
+    made = bound(cloud.base_url, adapter=AtHome, options=OPTIONS)
     cloud.selling = sold(expires_in=0)
     await load_only(made)
     cloud.selling = hang
@@ -308,7 +308,7 @@ async def test_a_load_waits_no_longer_for_a_token_than_for_a_list(
         return await ask(self, *args, timeout_s=timeout_s, **fields)
 
     monkeypatch.setattr(Upstream, "ask", noted)
-    made = bound(cloud.base_url, adapter=Watsonx, options=OPTIONS)
+    made = bound(cloud.base_url, adapter=AtHome, options=OPTIONS)
     await load_only(made, LoadRequest(verify=False))
     await made.close()
     token_s, list_s = waits
@@ -331,7 +331,7 @@ async def test_a_load_waits_no_longer_for_a_token_than_for_a_list(
 async def test_a_request_says_who_pays(
     cloud: FakeServer, options: dict[str, str], scope: dict[str, str]
 ) -> None:
-    made = bound(cloud.base_url, adapter=Watsonx, options=options)
+    made = bound(cloud.base_url, adapter=AtHome, options=options)
     await load_only(made)
     await collect(made, request())
     await made.close()
@@ -341,10 +341,22 @@ async def test_a_request_says_who_pays(
 
 async def test_a_load_without_anybody_who_pays_is_refused_before_anything_is_sent(cloud: FakeServer) -> None:
     with pytest.raises(AdapterError) as caught:
-        await load_only(bound(cloud.base_url, adapter=Watsonx))
+        await load_only(bound(cloud.base_url, adapter=AtHome))
     assert caught.value.code is Code.INVALID_REQUEST
     assert "WATSONX_PROJECT_ID" in caught.value.message
     assert cloud.connections == 0
+
+
+async def test_the_key_goes_to_no_address_that_a_load_names(
+    cloud: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with FakeServer(WatsonxWire()) as ibm:
+        monkeypatch.setattr(Watsonx, "iam_url", ibm.base_url)
+        made = bound(cloud.base_url, adapter=Watsonx, options=OPTIONS)
+        await load_only(made)
+        await made.close()
+        assert CANARY in str(ibm.tokens[0].body)
+    assert cloud.tokens == []
 
 
 async def test_the_key_goes_to_the_identity_service_of_the_vendor_alone(
@@ -372,7 +384,7 @@ async def test_the_key_goes_to_the_identity_service_of_the_vendor_alone(
 @pytest.mark.parametrize("listed", [{"resources": 7}, {"resources": [7, {}, {"model_id": 7}]}], ids=str)
 async def test_a_list_of_models_of_a_wrong_type_is_empty(cloud: FakeServer, listed: Any) -> None:
     cloud.models = Behaviour(body=json.dumps(listed).encode())
-    made = bound(cloud.base_url, adapter=Watsonx, options=OPTIONS)
+    made = bound(cloud.base_url, adapter=AtHome, options=OPTIONS)
     assert (await load_only(made)).models == ()
     await made.close()
 
