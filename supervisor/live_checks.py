@@ -26,6 +26,9 @@ from workers.codes import Code
 
 __all__ = ["TITLES", "Check", "Checks", "Subject", "Verdict"]
 
+LET_GO_MS: Final = 400
+"""A worker that does not let go is waited for half a second; one that has nothing to close is not."""
+
 LOAD, MODELS, STREAM = "load", "models", "stream"
 INTERRUPT, BAD_KEY, WRONG_MODEL = "interrupt", "bad key", "wrong model"
 TITLES: Final = (LOAD, MODELS, STREAM, INTERRUPT, BAD_KEY, WRONG_MODEL)
@@ -321,6 +324,8 @@ def _judged(stopped: Stopped, *, before_first: bool) -> Check:
     if stopped.late:
         return Check(INTERRUPT, Verdict.FAILED, f"{text}; pieces that came after it: {stopped.late}", ms)
     closed_ms = done.get("upstream_closed_ms")
+    if closed_ms is None and ms < LET_GO_MS:  # nothing had to be closed: all of it had come
+        return _over_too_soon({"is_error": False})
     if closed_ms is None:
         text += ", and the provider's connection was not closed by then"
         return Check(INTERRUPT, Verdict.FAILED, text, ms)

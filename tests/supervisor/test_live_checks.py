@@ -185,9 +185,9 @@ CASES: Final = {
         *("ooosoo", "interrupt", "was over before"),
     ),
     "an interrupt without answer": ({"stop": []}, "ooofoo", "interrupt", "did not answer in time"),
-    "a connection that stays open": (
+    "a reply that had come whole": (
         {"stop": [{"type": "interrupt_ack"}, {**ENDED, "upstream_closed_ms": None, "of": "target"}]},
-        *("ooofoo", "interrupt", "was not closed by then"),
+        *("ooosoo", "interrupt", "was over before the interrupt"),
     ),
     "pieces after the acknowledgement": (
         {"stop": [{"type": "interrupt_ack"}, {**CHUNK, "of": "target"}, {**ENDED, "of": "target"}]},
