@@ -79,6 +79,13 @@ class Check:
     """The figure of load, stream and interrupt."""
 
 
+OVER_BEFORE: Final = Check(
+    INTERRUPT,
+    Verdict.SKIPPED,
+    "the reply was over before the interrupt could end it; a slower --model shows it",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """Who is probed."""
@@ -325,7 +332,7 @@ def _judged(stopped: Stopped, *, before_first: bool) -> Check:
         return Check(INTERRUPT, Verdict.FAILED, f"{text}; pieces that came after it: {stopped.late}", ms)
     closed_ms = done.get("upstream_closed_ms")
     if closed_ms is None and ms < LET_GO_MS:  # nothing had to be closed: all of it had come
-        return _over_too_soon({"is_error": False})
+        return OVER_BEFORE
     if closed_ms is None:
         text += ", and the provider's connection was not closed by then"
         return Check(INTERRUPT, Verdict.FAILED, text, ms)
@@ -335,8 +342,7 @@ def _judged(stopped: Stopped, *, before_first: bool) -> Check:
 def _over_too_soon(done: Mapping[str, Any]) -> Check:
     if done["is_error"]:
         return Check(INTERRUPT, Verdict.FAILED, f"the long reply failed: {_refusal(done)}")
-    text = "the reply was over before the interrupt could end it; a slower --model shows it"
-    return Check(INTERRUPT, Verdict.SKIPPED, text)
+    return OVER_BEFORE
 
 
 def _collect(heard: Heard, pieces: list[Heard]) -> None:
