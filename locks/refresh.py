@@ -45,7 +45,7 @@ PLATFORMS: Final = (
     "aarch64-unknown-linux-gnu",
 )
 SYSTEMS: Final = {
-    "linux": "x86_64-manylinux_2_28",
+    "linux": "x86_64-manylinux_2_35",
     "win32": "windows",
     "darwin": "aarch64-apple-darwin",
 }

@@ -40,6 +40,8 @@ _MAMBA: Final = {
     "time_step_rank": 2,
     "conv_kernel": 4,
     "expand": 2,
+    "use_bias": False,
+    "use_conv_bias": True,
 }
 _BYTES: Final = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 

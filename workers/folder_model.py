@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["KV_ITEM_BYTES", "BadFolder", "FolderModel", "read_folder"]
+__all__ = ["KV_ITEM_BYTES", "BadFolder", "FolderModel", "read_folder", "read_json"]
 
 TEXT_MAX_BYTES: Final = 64 << 20
 """Of one of the JSON files; the largest tokenizers have some tens of megabytes."""
@@ -60,7 +60,7 @@ def read_folder(folder: Path) -> FolderModel:
         BadFolder: see there.
         OSError: a file cannot be read.
     """
-    config = _json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
     if not (folder / "tokenizer.json").is_file():
         raise BadFolder("has no tokenizer.json")
     tokenizer = _optional(folder / "tokenizer_config.json")
@@ -80,7 +80,13 @@ def read_folder(folder: Path) -> FolderModel:
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """One of a folder's files. Blocks.
+
+    Raises:
+        BadFolder: see there.
+        OSError: it cannot be read.
+    """
     if path.stat().st_size > TEXT_MAX_BYTES:
         raise BadFolder(f"has a {path.name} that is far too large")
     try:
@@ -93,7 +99,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _optional(path: Path) -> dict[str, Any]:
-    return _json(path) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
@@ -149,7 +155,7 @@ def _kv_bytes(config: Mapping[str, Any]) -> int:
 def _weights(folder: Path) -> dict[Path, int]:
     names = sorted(path.name for path in folder.glob(WEIGHTS))
     if (folder / INDEX).is_file():
-        where = _json(folder / INDEX).get("weight_map")
+        where = read_json(folder / INDEX).get("weight_map")
         wanted = set(where.values()) if isinstance(where, dict) else set()
         missing = sorted(str(name) for name in wanted if name not in names)
         if missing or not wanted:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from workers.token_choice import Choice
@@ -38,15 +38,16 @@ class Job:
 
     def bring(self, tokens: Sequence[int], *, over: bool) -> None:
         """All tokens so far; none of them is a sign of life."""
-        self._put((tokens, over))
+        self.call_in_loop(self._brought.put_nowait, (tokens, over))
 
     def fail(self, error: Exception) -> None:
         """Nothing more comes."""
-        self._put(error)
+        self.call_in_loop(self._brought.put_nowait, error)
 
-    def _put(self, item: tuple[Sequence[int], bool] | Exception) -> None:
+    def call_in_loop(self, call: Callable[..., object], *arguments: object) -> None:
+        """Calls it in the loop, if that still runs."""
         try:
-            self._loop.call_soon_threadsafe(self._brought.put_nowait, item)
+            self._loop.call_soon_threadsafe(call, *arguments)
         except RuntimeError:  # the loop is closed, and with it everybody who could want it
             return
 
@@ -63,5 +64,5 @@ class Job:
             raise item
         tokens, over = item
         new = tokens[self._taken :]
-        self._taken = max(self._taken, len(tokens))
+        self._taken += len(new)  # not len(tokens): the engine may have added one meanwhile
         return new, over

@@ -18,9 +18,10 @@ import psutil
 
 from workers.adapter import AdapterError, ReportProgress
 from workers.codes import Code
-from workers.folder_model import BadFolder, FolderModel, read_folder
+from workers.folder_model import FolderModel
 from workers.hf_library import torch, transformers
 from workers.machine import give_back_memory
+from workers.token_engine import looked_at
 from workers.torch_options import CPU, Given, Machine, Used, check_memory, fill
 from workers.warm_files import read_once
 
@@ -53,7 +54,7 @@ def plan_of(wanted: Wanted) -> Plan:
     Raises:
         AdapterError: INVALID_MODEL, UNSUPPORTED or OUT_OF_MEMORY.
     """
-    found, machine = _looked_at(wanted), _machine(wanted.options)
+    found, machine = looked_at(wanted.name, wanted.path), _machine(wanted.options)
     used = fill(wanted.options, found, machine)
     check_memory(wanted.name, used, found, machine)
     return Plan(found, machine, used)
@@ -93,16 +94,6 @@ def clear() -> None:
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()
     give_back_memory()
-
-
-def _looked_at(wanted: Wanted) -> FolderModel:
-    try:
-        return read_folder(wanted.path)
-    except BadFolder as exc:
-        raise AdapterError(Code.INVALID_MODEL, f"{wanted.name!r} {exc}; download it once more.") from exc
-    except OSError as exc:
-        sentence = f"{wanted.name!r} cannot be read ({exc.strerror}); check the folder and who may read it."
-        raise AdapterError(Code.INVALID_MODEL, sentence) from exc
 
 
 def _machine(given: Given) -> Machine:
