@@ -7,9 +7,8 @@ from typing import Final
 from workers import engine_faults
 from workers.adapter import AdapterError
 from workers.codes import Code
-from workers.engine_faults import RAISED
 
-__all__ = ["RAISED", "failed", "is_no_memory", "not_loaded"]
+__all__ = ["failed", "is_no_memory", "not_loaded"]
 
 _NO_MEMORY: Final = (
     "unable to allocate",

@@ -20,9 +20,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from workers.engine_faults import RAISED
 from workers.kept_prefixes import KeptPrefixes, Record
 from workers.mlx_choice import penalties, sampler
-from workers.mlx_faults import RAISED, failed, is_no_memory
+from workers.mlx_faults import failed, is_no_memory
 from workers.mlx_library import (
     BatchGenerator,
     StopSequences,
@@ -35,7 +36,6 @@ from workers.mlx_library import (
     mx,
     trim_prompt_cache,
 )
-from workers.token_choice import LIKELIEST
 from workers.token_job import Job
 
 __all__ = ["Replies"]
@@ -43,6 +43,8 @@ __all__ = ["Replies"]
 STEP: Final = 128
 """Tokens of a prompt that a processor computes at once: an interrupt waits for as many."""
 GPU_STEP: Final = 512
+REHEARSED: Final = 3
+"""Replies together, to see whether a model can: no number of heads, with which a wrong shape would seem right."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -105,8 +107,8 @@ class Replies:
                 tokens, over = await job.next()
                 yield tokens
         finally:
-            left = self._submit(self._leave, job)
-            left.add_done_callback(lambda _: job.call_in_loop(let_go))
+            self._submit(self._leave, job)
+            let_go()  # whoever comes now stands in line behind that
 
     def stop(self) -> None:
         """Gives the memory back and ends the thread; no reply may be open. Blocks."""
@@ -117,19 +119,10 @@ class Replies:
 
     def _start(self, load: Callable[[], Any], prompt: Sequence[int]) -> None:
         self._model = load()
-        if all(hasattr(layer, "merge") for layer in make_prompt_cache(self._model)):
-            batch = _Batch(self._model, self.places)
-            try:
-                batch.say_one(prompt)
-            except RAISED as exc:
-                if is_no_memory(exc):
-                    raise
-                _LOG.warning("%s is not served in a batch: %s", type(self._model).__name__, exc)
-                batch.close()
-            else:
-                self._batch = batch
-                return
-        next(generate_step(mx.array(list(prompt)), self._model, max_tokens=1))
+        if _goes_together(self._model, prompt):
+            self._batch = _Batch(self._model, self.places)
+        else:
+            next(generate_step(mx.array(list(prompt)), self._model, max_tokens=1))
 
     def _enter(self, job: Job) -> None:
         self._jobs[job.id] = job
@@ -185,10 +178,8 @@ class Replies:
 
     # ---- in both
 
-    def _submit(self, work: Callable[..., None], *arguments: Any) -> Future[None]:
-        future = self._threads.submit(work, *arguments)
-        future.add_done_callback(self._done)
-        return future
+    def _submit(self, work: Callable[..., None], *arguments: Any) -> None:
+        self._threads.submit(work, *arguments).add_done_callback(self._done)
 
     def _done(self, future: Future[None]) -> None:
         """Called in the thread: what goes wrong there ends all replies, whatever it is."""
@@ -197,6 +188,32 @@ class Replies:
         self.broken = True
         for job in self._jobs.values():
             job.fail(failed(error))
+
+
+def _goes_together(model: Any, prompt: Sequence[int]) -> bool:
+    """Whether the library's batch can hold a model's replies, which it does not know of all by itself: some
+    cannot compute replies of different lengths together (Gemma 2's). Touches all weights.
+
+    Raises:
+        one of RAISED: the memory runs out.
+    """
+    if not all(hasattr(layer, "merge") for layer in make_prompt_cache(model)):
+        return False
+    batch = BatchGenerator(model, completion_batch_size=REHEARSED, prefill_batch_size=REHEARSED)
+    prompts = [[*prompt] * (number + 1) for number in range(REHEARSED)]
+    open_ones = set(batch.insert(prompts, max_tokens=[2] * REHEARSED))
+    try:
+        while open_ones:
+            _, tokens = batch.next()
+            open_ones -= {told.uid for told in tokens if told.finish_reason is not None}
+    except RAISED as exc:
+        if is_no_memory(exc):
+            raise
+        _LOG.warning("%s is not served in a batch: %s", type(model).__name__, exc)
+        return False
+    finally:
+        batch.close()
+    return True
 
 
 class _Batch:
@@ -247,14 +264,6 @@ class _Batch:
         del self._jobs[number]
         cache, tokens = self._library.remove([number], return_prompt_caches=True)[number]
         return _record(tokens, cache)
-
-    def say_one(self, prompt: Sequence[int]) -> None:
-        """One token: touches all weights."""
-        (number,) = self._library.insert(
-            [list(prompt)], max_tokens=[1], samplers=[sampler(LIKELIEST)], logits_processors=[[]]
-        )
-        while number not in {told.uid for told in self._library.next()[1]}:
-            pass
 
     def close(self) -> None:
         """Nothing more comes."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from workers.token_choice import Choice
@@ -38,16 +38,15 @@ class Job:
 
     def bring(self, tokens: Sequence[int], *, over: bool) -> None:
         """All tokens so far; none of them is a sign of life."""
-        self.call_in_loop(self._brought.put_nowait, (tokens, over))
+        self._put((tokens, over))
 
     def fail(self, error: Exception) -> None:
         """Nothing more comes."""
-        self.call_in_loop(self._brought.put_nowait, error)
+        self._put(error)
 
-    def call_in_loop(self, call: Callable[..., object], *arguments: object) -> None:
-        """Calls it in the loop, if that still runs."""
+    def _put(self, item: tuple[Sequence[int], bool] | Exception) -> None:
         try:
-            self._loop.call_soon_threadsafe(call, *arguments)
+            self._loop.call_soon_threadsafe(self._brought.put_nowait, item)
         except RuntimeError:  # the loop is closed, and with it everybody who could want it
             return
 

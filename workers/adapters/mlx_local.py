@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from workers.adapter import AdapterError, Binding, ProviderSpec, ReportProgress, Warn
+from workers.engine_faults import RAISED
 from workers.engine_options import read_options
-from workers.mlx_faults import RAISED, not_loaded
+from workers.mlx_faults import not_loaded
 from workers.mlx_library import clear
 from workers.mlx_loading import Plan, Wanted, load_model, load_tokenizer, plan_of
 from workers.mlx_options import Given, smaller
