@@ -37,10 +37,15 @@ OWNERS: Final = {
     "google": {"workers/google_login.py"},
     "yarl": {"workers/upstream.py"},
     "jinja2": {"workers/chat_template.py"},
-    "psutil": {"supervisor/spawn.py", "workers/torch_loading.py"},
+    "psutil": {
+        *("supervisor/spawn.py", "workers/torch_loading.py"),
+        *("workers/openvino_loading.py", "workers/openvino_conversion.py"),
+    },
     "torch": {"workers/hf_library.py"},
     "transformers": {"workers/hf_library.py"},
     "safetensors": {"workers/torch_faults.py"},
+    **{name: {"workers/openvino_library.py"} for name in ("openvino", "optimum", "nncf")},
+    "numpy": {"workers/openvino_replies.py"},
     "truststore": {"workers/trust.py"},
     "botocore": {"workers/amazon.py"},
     "websockets": {

@@ -48,13 +48,16 @@ class FolderModel:
     kv_bytes: int
     """Memory for one token of context; 0 where it cannot be told."""
     parameters: int
-    """Numbers in all weights."""
+    """Numbers in all weights; 0 where they are in an engine's own form."""
     files: Mapping[Path, int]
     """The weights, and how many bytes each has."""
 
 
-def read_folder(folder: Path) -> FolderModel:
+def read_folder(folder: Path, exported: str = "") -> FolderModel:
     """Reads all but the weights themselves. Blocks.
+
+    `exported` is the file of the weights where they are in an engine's own form, of which only the size is
+    looked at.
 
     Raises:
         BadFolder: see there.
@@ -67,7 +70,7 @@ def read_folder(folder: Path) -> FolderModel:
     generation = _optional(folder / "generation_config.json")
     inner = config.get("text_config")
     text = {**config, **inner} if isinstance(inner, dict) else config
-    files = _weights(folder)
+    files = {folder / exported: (folder / exported).stat().st_size} if exported else _weights(folder)
     return FolderModel(
         architecture=_architecture(config),
         context_length=_whole(text.get("max_position_embeddings")),
@@ -75,7 +78,7 @@ def read_folder(folder: Path) -> FolderModel:
         words=_words({**_optional(folder / "special_tokens_map.json"), **tokenizer}),
         eos_ids=_ids(generation.get("eos_token_id")) or _ids(text.get("eos_token_id")),
         kv_bytes=_kv_bytes(text),
-        parameters=sum(map(_parameters, files)),
+        parameters=0 if exported else sum(map(_parameters, files)),
         files=files,
     )
 

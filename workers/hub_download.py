@@ -22,7 +22,7 @@ import shutil
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -121,14 +121,18 @@ class Hub:
                 self._fetch_one(repo, part, place, _Progress(f"{repo}/{part}", place.size, report, given_up))
         return file
 
-    def fetch_repository(self, repo: str, report: ReportProgress, given_up: threading.Event) -> None:
+    def fetch_repository(
+        self, repo: str, report: ReportProgress, given_up: threading.Event, exported: Collection[str] = ()
+    ) -> None:
         """Brings a repository of safetensors into the cache, as far as it is not there. Blocks.
+
+        `exported` are the files of weights in an engine's own form: they come instead, where all are there.
 
         Raises:
             AdapterError: as above; INVALID_MODEL also where the repository has no such weights.
         """
         with self._asking(repo):
-            places = {file: self._place(repo, file) for file in self._files_of_model(repo)}
+            places = {file: self._place(repo, file) for file in self._files_of_model(repo, exported)}
             if len({place.commit for place in places.values()}) != 1:
                 raise AdapterError(Code.UPSTREAM_ERROR, f"{repo} is just being changed: load once more.")
             progress = _Progress(repo, sum(place.size for place in places.values()), report, given_up)
@@ -156,11 +160,16 @@ class Hub:
             self._download(place, blob, f"{repo}/{file}", progress)
         _name(folder, place, file, blob, self.revision)
 
-    def _files_of_model(self, repo: str) -> list[str]:
+    def _files_of_model(self, repo: str, exported: Collection[str]) -> list[str]:
         """The files of a repository that make a model, its config the last."""
-        names = [name for name in self._names(repo) if _OF_A_MODEL.fullmatch(name)]
+        all_names = self._names(repo)
+        names = [name for name in all_names if _OF_A_MODEL.fullmatch(name)]
         names = sorted(name for name in names if not name.startswith(_SECOND_COPIES))
-        if CONFIG not in names or not any(name.endswith(".safetensors") for name in names):
+        if exported and set(exported) <= set(all_names):
+            names = [*(name for name in names if ".safetensors" not in name), *sorted(exported)]
+        elif not any(name.endswith(".safetensors") for name in names):
+            names = []
+        if CONFIG not in names:
             raise AdapterError(
                 Code.INVALID_MODEL,
                 f"{repo} has no weights as safetensors with a {CONFIG}; look for one that has.",

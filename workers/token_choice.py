@@ -40,6 +40,8 @@ class Choice:
     presence_penalty: float
     frequency_penalty: float
     chance: random.Random = field(repr=False)
+    seeded: bool = False
+    """The same words are wanted again."""
 
     @property
     def greedy(self) -> bool:
@@ -79,4 +81,5 @@ def choice_of(request: Request) -> Choice:
         presence_penalty=given["presence_penalty"],
         frequency_penalty=given["frequency_penalty"],
         chance=random.Random(None if seed is None else int(seed)),  # noqa: S311  # the same again is the point
+        seeded=seed is not None,
     )

@@ -11,7 +11,7 @@ import asyncio
 import gc
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 import psutil
 
-from workers import torch_replies
+from workers import torch_batch, torch_replies
 from workers.adapter import (
     AdapterError,
     Binding,
@@ -94,14 +94,20 @@ class Fault:
         return chosen(*arguments)
 
 
+def _choose_with(function: Callable[..., Any]) -> None:
+    """In place of what chooses, in the batch and one by one."""
+    for room in (torch_batch, torch_replies):
+        setattr(room, "chosen", function)  # noqa: B010  # in place of a function
+
+
 async def broken(model: Path, error: Exception, code: Code) -> None:
     """All open replies end with that code, and the next one is as if nothing had been."""
     adapter = await loaded(model)
     before = text_of(await said(adapter))
     engine = transformers_local._RESIDENT._held[0].model
-    setattr(torch_replies, "chosen", Fault(error, after=20))  # noqa: B010  # in place of a function
+    _choose_with(Fault(error, after=20))
     replies = await asyncio.gather(*(said(adapter, id=i) for i in range(2)), return_exceptions=True)
-    setattr(torch_replies, "chosen", chosen)  # noqa: B010
+    _choose_with(chosen)
     codes = [reply.code for reply in replies if isinstance(reply, AdapterError)]
     assert code in codes, replies
     assert len(codes) == 2 or engine.places == 1, replies
@@ -160,7 +166,7 @@ def kinds(models: Path) -> None:
                 torch.nn.init.normal_(weights, std=0.25)
         model = model.eval()
         model.generation_config = transformers.GenerationConfig()
-        runner = torch_replies.runner_of(model, USED, [5, 6])
+        runner = torch_batch.runner_of(model, USED, [5, 6])
         said = asyncio.run(_tokens(runner))
         runner.stop()
         alone = torch_replies.OneByOne(model)
