@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
 
@@ -25,6 +26,9 @@ from workers.openvino_options import CPU, GPU, Given, Machine, Used, check_memor
 from workers.warm_files import read_once
 
 __all__ = ["Plan", "Wanted", "load_model", "load_tokenizer", "plan_of"]
+
+_WITH: Final = f", with transformers {transformers.__version__} and OpenVINO {version('openvino')}"
+"""Whoever wonders what a model does here is asked that first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ def load_model(wanted: Wanted, plan: Plan, report: ReportProgress, given_up: thr
     folder = wanted.path if plan.exported else _converted(wanted, plan, report, given_up)
     weights = folder / WEIGHTS
     read_once(wanted.name, {weights: weights.stat().st_size}, report, given_up)
-    report("model", f"loading {wanted.name} on {plan.used.device}", None)
+    report("model", f"loading {wanted.name} on {plan.used.device}{_WITH}", None)
     model = OVModelForCausalLM.from_pretrained(
         str(folder),
         export=False,
@@ -125,7 +129,7 @@ def _machine(given: Given) -> Machine:
     if device not in there and f"{device}.0" not in there:
         raise AdapterError(
             Code.UNSUPPORTED,
-            f"OpenVINO {openvino.get_version()} finds no {given.device} here: leave out options.device "
+            f"OpenVINO {version('openvino')} finds no {given.device} here: leave out options.device "
             f"(there is {', '.join(there)}).",
         )
     return Machine(device, _free_bytes(core, device), os.cpu_count() or 1)

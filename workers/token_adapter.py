@@ -14,6 +14,7 @@ import contextlib
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -34,7 +35,7 @@ from workers.chat_template import renderer
 from workers.codes import Code
 from workers.engine_adapter import EngineAdapter
 from workers.folder_model import FolderModel
-from workers.hub_download import Hub
+from workers.hub_download import Hub, files_of_model
 from workers.model_folders import find_folder, folder_names
 from workers.parameters import omitted
 from workers.token_choice import choice_of
@@ -163,7 +164,7 @@ class TokenAdapter(EngineAdapter[W, E]):
             raise AdapterError(
                 Code.INVALID_MODEL, f"{file} is for the provider llama-cpp: name a repository of safetensors."
             )
-        hub.fetch_repository(repo, report, given_up, self.exported)
+        hub.fetch_repository(repo, report, given_up, partial(files_of_model, exported=self.exported))
         return self.find(repo)
 
     async def generate(self, request: Request) -> AsyncIterator[Event]:

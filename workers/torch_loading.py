@@ -12,7 +12,7 @@ import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
 
@@ -25,6 +25,9 @@ from workers.torch_options import CPU, Given, Machine, Used, check_memory, fill
 from workers.warm_files import read_once
 
 __all__ = ["Plan", "Wanted", "clear", "load_model", "load_tokenizer", "plan_of"]
+
+_WITH: Final = f", with transformers {transformers.__version__}"
+"""Whoever wonders what a model does here is asked that first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,9 @@ def load_model(wanted: Wanted, plan: Plan, report: ReportProgress, given_up: thr
     used, files = plan.used, plan.found.files
     if sum(files.values()) < plan.machine.free_bytes // 2:  # a larger one would push itself out again
         read_once(wanted.name, files, report, given_up)
-    report("model", f"loading {wanted.name} on {used.device} as {used.quantization or used.dtype}", None)
+    report(
+        "model", f"loading {wanted.name} on {used.device} as {used.quantization or used.dtype}{_WITH}", None
+    )
     torch.set_num_threads(used.threads)
     return _model(wanted, used)
 
