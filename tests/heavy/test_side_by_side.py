@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -38,15 +39,20 @@ OPTIONS: Final = {"threads": 1, "context_length": 2048}
 
 
 @pytest.fixture(scope="module")
-def lent(lend: Lend) -> dict[str, Environment]:
-    """Both environments, in one HOME."""
-    return lend(*NAMES)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for both."""
+    return tmp_path_factory.mktemp("hôme with two engines")
 
 
 @pytest.fixture(scope="module")
-def module(lent: dict[str, Environment]) -> Iterator[Module]:
+def lent(lend: Lend, home: Path) -> dict[str, Environment]:
+    """Both environments."""
+    return {name: lend(name, home) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def module(home: Path, lent: dict[str, Environment]) -> Iterator[Module]:
     """A module that has both, and a model for both."""
-    home = lent[NAMES[0]].directory.parent.parent
     make_tiny_safetensors(home / "models" / "tiny")
     with Module(Installation(CHECKOUT, home, CHECKOUT)) as running:
         yield running
