@@ -26,6 +26,7 @@ from supervisor.errors import BootError, Failure, WorkerError
 from supervisor.heartbeat import HeartbeatLimits
 from supervisor.inflight import Requests, code_of
 from supervisor.lastwords import LastWords
+from supervisor.model_memory import megabytes
 from supervisor.providers import Provider
 from supervisor.stopping import Stopping, within
 from supervisor.watch import Watch, WatchLimits
@@ -187,6 +188,7 @@ class Worker:
             hello = await self._awaited(self._hello, self._limits.hello_s, "did not say hello", BootError)
             self._check_hello(hello)
             self._write([wire.Init(wire.VERSION, self.provider.id, self._settings())])
+            sampler = await self._sampler(hello.pid)
             ready = await self._awaited(
                 self._ready, self._limits.ready_of(self.provider), "was not ready", WorkerError
             )
@@ -195,10 +197,14 @@ class Worker:
             raise
         self.import_ms = ready.import_ms
         self._move(WorkerState.READY)
-        self.watch = Watch(self, self.provider.id, hello.pid, self._limits.watch_of(self.provider))
+        self.watch = Watch(self, self.provider.id, hello.pid, self._limits.watch_of(self.provider), sampler)
         self._watching = self._own(self.watch.run())
         spent_ms = round((time.monotonic() - self.started_at) * 1000)
         log.info("worker ready provider=%s pid=%s ms=%d", self.provider.id, self.pid, spent_ms)
+
+    async def _sampler(self, pid: int) -> spawn.Sampler | None:
+        """Made while an engine is imported: its first model comes at once, and what it had before is told."""
+        return await asyncio.to_thread(spawn.Sampler, pid) if self.provider.is_engine else None
 
     async def _spawn(self) -> None:
         await self._loop.subprocess_exec(
@@ -260,9 +266,14 @@ class Worker:
             log.error("worker survived being killed provider=%s pid=%s", self.provider.id, self.pid)
         elif step is not None:
             log.info(
-                "worker stopped provider=%s pid=%s reason=%s step=%s",
-                *(self.provider.id, self.pid, reason, step),
+                "worker stopped provider=%s pid=%s memory_mb=%s reason=%s step=%s",
+                *(self.provider.id, self.pid, self._memory_mb, reason, step),
             )
+
+    @property
+    def _memory_mb(self) -> int | None:
+        """What goes back to the system with it."""
+        return megabytes(self.watch.memory_bytes) if self.watch is not None else None
 
     def _ask_to_stop(self) -> None:
         self._write([wire.Shutdown()])
@@ -398,6 +409,9 @@ class Worker:
                 self.bindings.progress(frame)
             case wire.Bound():
                 self.bindings.answer(frame)
+            case wire.ModelNews():
+                if self.watch is not None:
+                    self.watch.model_news(frame.event, frame.model)
             case wire.Hello():
                 _resolve(self._hello, frame)
             case wire.Ready():

@@ -35,6 +35,7 @@ __all__ = [
     "Reasoning",
     "ReportProgress",
     "Request",
+    "TellOfModel",
     "Text",
     "Usage",
     "Warn",
@@ -194,6 +195,8 @@ class Finish:
 
 
 Event: TypeAlias = "Begun | Text | Reasoning | Alive | Finish"
+TellOfModel: TypeAlias = Callable[[str, str], None]
+"""What happened to a model (`loading`, `loaded`, `failed`, `gone`), and its name."""
 ReportProgress: TypeAlias = Callable[[str, str, "float | None"], None]
 """phase (`connect` or `model`), a sentence, and how far it is from 0 to 1 where that is known."""
 
@@ -225,6 +228,10 @@ class Adapter(abc.ABC):
         Raises:
             AdapterError: whatever the provider or the network did.
         """
+
+    def tell_of_models(self, tell: TellOfModel) -> None:
+        """Where an engine says what happens to its models; called before `load`. Others have none."""
+        return
 
     async def close(self) -> None:
         """Gives back what `load` opened. Called once, when no request is running."""

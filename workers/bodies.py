@@ -16,10 +16,20 @@ from workers.adapter import Binding, Loaded, LoadRequest, Message, ProviderSpec,
 from workers.codes import Code
 from workers.endings import Ending
 
-__all__ = ["bound_frame", "done_frame", "progress_frame", "read_bind", "read_init", "read_request"]
+__all__ = [
+    "bound_frame",
+    "done_frame",
+    "model_frame",
+    "progress_frame",
+    "read_bind",
+    "read_init",
+    "read_request",
+]
 
 _LOG = logging.getLogger(__name__)
 _MS_PER_S: Final = 1000
+MODEL_MAX_CHARS: Final = 500
+"""Of a name in the news, which a client may have made up; a path of a file is shorter."""
 _UNSENDABLE: Final = (TypeError, ValueError, AttributeError, wire.WireError)
 _FAILURE_MESSAGE: Final = "The worker could not put its answer into a frame; the log has the details."
 
@@ -82,6 +92,11 @@ def bound_frame(binding_id: int, outcome: Loaded | Ending) -> bytes:
         return _bound(binding_id, outcome)
     except _UNSENDABLE as exc:
         return _bound(binding_id, _unsendable(exc))
+
+
+def model_frame(event: str, model: str) -> bytes:
+    """The encoded news of a model."""
+    return wire.encode(wire.ModelNews(event, whole(model[:MODEL_MAX_CHARS])))
 
 
 def progress_frame(binding_id: int, phase: str, message: str, fraction: float | None) -> bytes:

@@ -40,6 +40,7 @@ __all__ = [
     "Generate",
     "Hello",
     "Init",
+    "ModelNews",
     "Part",
     "Ping",
     "Pong",
@@ -56,7 +57,7 @@ __all__ = [
     "unpack_body",
 ]
 
-VERSION: Final = 2
+VERSION: Final = 3
 FRAME_MAX_BYTES: Final = 1 << 20
 """A longer frame is refused before memory is taken for it."""
 PART_BYTES: Final = 256 << 10
@@ -241,6 +242,16 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelNews:
+    """Something happened to a model of an engine: `event` is "loading", "loaded", "failed" or "gone".
+
+    Sent when it happens, so that whoever samples the process knows what it used before and after."""
+
+    event: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pong:
     """`source` is "thread" (the process runs Python) or "loop" (its event loop turns)."""
 
@@ -249,13 +260,15 @@ class Pong:
 
 
 Down: TypeAlias = "Init | Bind | Unbind | Generate | Part | Cancel | Credit | Ping | Shutdown | Dump"
-Up: TypeAlias = "Hello | Ready | Failed | Progress | Bound | Chunk | Alive | Done | Pong"
+Up: TypeAlias = "Hello | Ready | Failed | Progress | Bound | Chunk | Alive | Done | Pong | ModelNews"
 Frame: TypeAlias = "Down | Up"
 
 _DOWN: Final[tuple[type[Any], ...]] = (
     *(Init, Bind, Unbind, Generate, Part, Cancel, Credit, Ping, Shutdown, Dump),
 )
-_UP: Final[tuple[type[Any], ...]] = (Hello, Ready, Failed, Progress, Bound, Chunk, Alive, Done, Pong)
+_UP: Final[tuple[type[Any], ...]] = (
+    *(Hello, Ready, Failed, Progress, Bound, Chunk, Alive, Done, Pong, ModelNews),
+)
 _UP_BASE: Final = 64
 """Tags of frames up begin here, so that no number means two things."""
 _TYPES: Final = {"int": int, "str": str, "bytes": bytes, "float": float}
