@@ -16,7 +16,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -41,6 +41,8 @@ _T = TypeVar("_T")
 
 DRAIN_S: Final = 0.2
 """After a death, for what the worker had still written; a grandchild may hold the pipe open for ever."""
+SMALLER: Final = "Load it with half the options.context_length, or a smaller model."
+"""To whom an engine's memory was too small."""
 _STDOUT: Final = 1
 _STDERR: Final = 2
 STDIN_MAX_BYTES: Final = 16 << 20
@@ -348,6 +350,13 @@ class Worker:
         self._finish(self._death_of(returncode, expected=expected))
 
     def _death_of(self, returncode: int | None, *, expected: bool) -> Death:
+        """Why it died; where an engine's memory ran out, with what would need less."""
+        death = self._death_as_found(returncode, expected=expected)
+        if death.code is Code.OUT_OF_MEMORY and self.provider.is_engine:
+            return replace(death, words=f"{death.words} {SMALLER}")
+        return death
+
+    def _death_as_found(self, returncode: int | None, *, expected: bool) -> Death:
         name = self.provider.name
         self._stderr.close()
         if self._fault is not None:
@@ -358,6 +367,9 @@ class Worker:
         how = spawn.exit_words(returncode)
         if spawn.was_killed(returncode) and spawn.oom_kills() > self._oom_kills[0]:
             words = f"The worker of {name} died: {how}, the system ran out of memory."
+            return Death(Code.OUT_OF_MEMORY, words, returncode)
+        if self._stderr.out_of_memory:
+            words = f"The worker of {name} died: {how}, its memory ran out."
             return Death(Code.OUT_OF_MEMORY, words, returncode)
         said = "" if self._stderr.reason is None else f" Its last words: {self._stderr.reason}"
         return Death(Code.WORKER_CRASHED, f"The worker of {name} died: {how}.{said}", returncode)

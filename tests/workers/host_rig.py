@@ -137,6 +137,10 @@ class Fake(Adapter):
         raise MemoryError
         yield Alive()
 
+    async def no_thread(self, request: Request) -> AsyncIterator[Event]:
+        raise RuntimeError("can't start new thread")
+        yield Alive()
+
     async def cancel_itself(self, request: Request) -> AsyncIterator[Event]:
         raise asyncio.CancelledError
         yield Alive()

@@ -41,6 +41,7 @@ async def test_a_reply_is_chunks_and_one_done() -> None:
         ("fail", Code.RATE_LIMITED, ""),
         ("bug", Code.UNEXPECTED, "Hel"),
         ("memory", Code.OUT_OF_MEMORY, ""),
+        ("no_thread", Code.OUT_OF_MEMORY, ""),
         ("cut", Code.TRUNCATED, "Hel"),
         ("odd", Code.UNEXPECTED, ""),
         ("odd_finish", Code.UNEXPECTED, ""),

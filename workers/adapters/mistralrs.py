@@ -53,13 +53,14 @@ from workers.chat_prompt import Manner
 from workers.chat_template import renderer
 from workers.codes import Code
 from workers.engine_adapter import EngineAdapter
+from workers.engine_memory import was_memory
 from workers.engine_options import read_options
 from workers.engine_thread import Pieces, Take
 from workers.hub_download import Hub
 from workers.machine import give_back_memory, memory_bytes
 from workers.mistral_chat import ask
 from workers.mistral_files import Found, look_at
-from workers.mistral_options import Given, Used, cache_bytes, check_memory, fill
+from workers.mistral_options import Given, Used, cache_bytes, check_memory, fill, smaller, weights_bytes
 from workers.mistral_reply import Piece, Reply
 from workers.model_folders import find_model, model_names
 from workers.redaction import redacted
@@ -136,7 +137,7 @@ class Engine:
         """Makes the engine, and lets it say one token, so that the next one costs no loading. Blocks.
 
         Raises:
-            AdapterError: INVALID_MODEL, it cannot be made.
+            AdapterError: INVALID_MODEL or OUT_OF_MEMORY, it cannot be made.
         """
         self._runner, self._kept_bytes = None, 0
         try:
@@ -144,12 +145,8 @@ class Engine:
             self._learn_to_speak()
             for _ in self._runner.send_chat_completion_request(_request("Hi", max_tokens=1)):
                 pass
-        except _ERRORS as exc:
-            raise AdapterError(
-                Code.INVALID_MODEL,
-                f"The engine cannot load {self._name!r} (architecture {self._found.architecture}); "
-                f"it said: {_quoted(exc)}.",
-            ) from exc
+        except (*_ERRORS, MemoryError) as exc:
+            raise self._not_made(exc) from exc
         give_back_memory()
 
     def enter(self) -> asyncio.Task[None] | None:
@@ -224,6 +221,20 @@ class Engine:
             steps = -(-((usage.input_tokens or 0) + (usage.output_tokens or 0)) // GROWTH)
             with self._calling:
                 self._kept_bytes += steps * GROWTH * self._found.facts.kv_bytes
+
+    def _not_made(self, error: Exception) -> AdapterError:
+        """Why the engine could not be made, of which it names only what it was about to do."""
+        facts, name = self._found.facts, self._name
+        if was_memory(error, max(weights_bytes(facts, self._used.isq), facts.file_bytes)):
+            remedy = smaller(self._used, facts)
+            return AdapterError(
+                Code.OUT_OF_MEMORY, f"The memory ran out while {name!r} was loaded: try {remedy}."
+            )
+        return AdapterError(
+            Code.INVALID_MODEL,
+            f"The engine cannot load {name!r} (architecture {self._found.architecture}); "
+            f"it said: {_quoted(error)}.",
+        )
 
     async def _renewed(self) -> None:
         await self._empty.wait()

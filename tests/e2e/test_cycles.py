@@ -1,0 +1,54 @@
+"""Two hundred loads and unloads of each engine leave nothing: neither in the supervisor nor below it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.client import Client
+from tests.e2e.cycles import CYCLES, cycles, model_leaves, process_ends
+from tests.e2e.engines import ENGINES, Engine, loaded, running, say
+from tests.e2e.figures import Figures
+from tests.e2e.module import Installation
+
+pytestmark = [pytest.mark.foreign, pytest.mark.install]
+
+TITLE = "MiB of the supervisor and of all below it"
+RESTARTS = 30
+"""Cycles in which the process ends too; each takes a third of a second, most of it Python's start."""
+
+engines = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.provider)
+
+
+@engines
+@pytest.mark.timeout(120)
+async def test_models_that_come_and_go_leave_nothing(
+    engines_place: Installation, engine: Engine, figures: Figures
+) -> None:
+    async def load(client: Client) -> None:
+        await loaded(client, engine)
+        assert (await say(client)).code == "SUCCESS"
+
+    with running(engines_place) as module:
+        growth = await cycles(module, load, model_leaves, CYCLES)
+        figures.add(TITLE, engine.provider, f"{CYCLES} models", growth.row())
+        growth.check()
+        assert len(module.workers()) == 1
+
+
+@engines
+@pytest.mark.timeout(120)
+async def test_processes_that_end_give_back_all_they_had(
+    engines_place: Installation, engine: Engine, figures: Figures
+) -> None:
+    async def load(client: Client) -> None:
+        await loaded(client, engine)
+        assert (await say(client)).code == "SUCCESS"
+
+    with running(engines_place, "--set", "pool.engine_idle_s=0.01") as module:
+        growth = await cycles(module, load, process_ends, RESTARTS)
+        figures.add(TITLE, engine.provider, f"{RESTARTS} processes", growth.row())
+        growth.check()
+        assert {held.workers_bytes for held in growth.ended} == {0}
+        stopped = [line for line in module.stderr().splitlines() if "worker stopped" in line]
+        assert len(stopped) == RESTARTS
+        assert all("reason=idle step=asked" in line for line in stopped)
