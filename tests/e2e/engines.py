@@ -59,8 +59,8 @@ ENGINES: Final = (
 
 
 def make_place(unprovisioned: Installation, home: Path) -> Installation:
-    """An installation with both engines, each in an environment of its own; HOME/models has `tiny`, `other` and
-    `third` in both formats."""
+    """An installation with both engines, each in an environment of its own; HOME/models has `tiny`, `other`,
+    and `third` in both formats."""
     for engine in ENGINES:
         lock = unprovisioned.checkout / "locks" / f"{engine.env}.txt"
         lock.write_text(
