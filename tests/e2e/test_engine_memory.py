@@ -51,7 +51,8 @@ async def test_a_worker_over_the_operators_limit_is_replaced_and_everybody_is_to
             assert (await talking.end(talk, timeout_s=TALK_S)).code == "OUT_OF_MEMORY"
             assert (await say(talking)).code == "SUCCESS"
             after = await worker_of(talking, engine.provider)
-            assert (after["pid"] != before["pid"], after["deaths"], after["models"]) == (True, 1, ["tiny"])
+            assert (after["pid"] != before["pid"], after["models"]) == (True, ["tiny"])
+            assert after["deaths"] in (1, 2)  # a reply that was asked for after the first one is tried once
             await loaded(other, engine, "tiny", context_length=8192)
             assert (await say(other)).code == "SUCCESS"
 
