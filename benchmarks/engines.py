@@ -249,8 +249,8 @@ class Direct:
 class Module:
     """A module that runs for the time of a measurement."""
 
-    def __init__(self, home: Path, log: IO[bytes]) -> None:
-        argv = [sys.executable, str(CHECKOUT / "supervisor"), "0", "--home", str(home)]
+    def __init__(self, home: Path, log: IO[bytes], *flags: str) -> None:
+        argv = [sys.executable, str(CHECKOUT / "supervisor"), "0", "--home", str(home), *flags]
         environment = {**os.environ, STAY_VARIABLE: "1"}
         self.process = subprocess.Popen(
             argv, env=environment, stdout=subprocess.PIPE, stderr=log, encoding="utf-8"
@@ -474,7 +474,7 @@ async def cycles(module: Module, engine: str, model: Path) -> Json:
 
 async def measure(home: Path, engine: str, model: Path, rounds: int, *, speed_only: bool) -> Json:
     """Everything, one after the other, or only what compares the module with the engine."""
-    size = await asyncio.to_thread(_size_of, model)
+    size = await asyncio.to_thread(size_of, model)
     with tempfile.TemporaryFile() as log, contextlib.ExitStack() as stack:
         module = Module(home, log)
         stack.callback(module.close)
@@ -494,7 +494,7 @@ async def measure(home: Path, engine: str, model: Path, rounds: int, *, speed_on
         return figures
 
 
-def _size_of(model: Path) -> int:
+def size_of(model: Path) -> int:
     files = model.iterdir() if model.is_dir() else [model]
     return sum(file.stat().st_size for file in files)
 

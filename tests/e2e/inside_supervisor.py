@@ -30,8 +30,8 @@ from supervisor.config import load_settings  # noqa: E402
 from supervisor.logs import start_logging  # noqa: E402
 
 WAIT_S: Final = 20.0
-IDLE_S: Final = 0.01
-"""How long a worker stays that nobody uses: each cycle is a process of its own where it is so short."""
+SETTLE_S: Final = 0.5
+"""For what ends by itself after a cycle: a worker's process takes a tenth of that."""
 OPTIONS: Final = {"threads": 1, "context_length": 512}
 
 
@@ -95,7 +95,7 @@ async def _until(socket: Any, kind: str) -> None:
 
 async def _settled() -> Counter[str]:
     """The objects there are, by their kind, when what is on its way out has gone."""
-    await asyncio.sleep(IDLE_S * 50)  # of several ends nobody tells this side
+    await asyncio.sleep(SETTLE_S)  # of several ends nobody tells this side
     _forget_cancelled_timers(asyncio.get_running_loop())
     gc.collect()
     return Counter(f"{type(thing).__module__}.{type(thing).__qualname__}" for thing in gc.get_objects())

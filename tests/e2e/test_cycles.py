@@ -26,7 +26,7 @@ INSIDE_S = 100.0
 INSIDE = 60
 """Cycles in a supervisor that looks at its own objects, half of them before the first look."""
 ONCE_EACH = 20
-"""So many more of a kind would be left by each of the other half; some ten come once and for other reasons."""
+"""So many more of a kind would be left by each of the other half; some ten come once, for other reasons."""
 
 engines = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.provider)
 
@@ -70,9 +70,9 @@ async def test_processes_that_end_give_back_all_they_had(
 @pytest.mark.parametrize(
     ("engine", "idle_s"),
     [
-        pytest.param(ENGINES[0], 300, id="llama-cpp: models"),
-        pytest.param(ENGINES[0], 0.01, id="llama-cpp: processes"),
-        pytest.param(ENGINES[1], 300, id="huggingface-local: models"),
+        pytest.param(ENGINES[0], 300.0, id="llama-cpp: models"),
+        pytest.param(ENGINES[0], 0.0001, id="llama-cpp: processes"),
+        pytest.param(ENGINES[1], 300.0, id="huggingface-local: models"),
     ],
 )
 def test_no_kind_of_object_is_left_once_for_each_load(
