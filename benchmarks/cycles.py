@@ -4,8 +4,8 @@
 
 HOME is one in which `install.py --llm NAME` has run for the engines. Without --model one of random weights is
 made, so run it in the development environment. Each cycle is a new connection that loads the model, gets a
-token and leaves. Sizes are resident MiB of the supervisor and of all below it, times in milliseconds; nothing is
-asserted, tests/e2e/test_cycles.py does that.
+token and leaves. Sizes are resident MiB of the supervisor and of all below it, times in milliseconds; nothing
+is asserted, tests/e2e/test_cycles.py does that.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class WorkerHealth:
 
     def fields(self) -> dict[str, Any]:
         """As `status_done` tells them."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "models": list(self.models)}
 
 
 @dataclass(frozen=True, slots=True)

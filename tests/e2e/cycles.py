@@ -26,13 +26,15 @@ __all__ = ["CYCLES", "Growth", "Held", "cycles", "model_leaves", "process_ends"]
 
 CYCLES: Final = 200
 WARM_CYCLES: Final = 10
-"""The first load imports psutil and fills caches: 5 MB that stay; from then on nothing may come."""
+"""The first ones fill caches; from then on nothing may come."""
 SUPERVISOR_MAX_BYTES: Final = 1 << 20
 """What its memory may be more after all of them: 190 loads that each kept 6 KB would be noticed. It was
 20 KB."""
 WORKER_MAX_BYTES: Final = 40 << 20
 """Of a worker whose models come and go: an arena of the C library for each of its threads, which comes late
 and only once. It was 8 MB; a tiny model and its context that stayed once in ten times would be more."""
+BACK_SHARE: Final = 1.05
+"""Of the memory before the first load, supervisor and workers together."""
 END_S: Final = 10.0
 
 Load: TypeAlias = Callable[[Client], Awaitable[object]]
@@ -67,6 +69,12 @@ class Growth:
             assert last.supervisor_bytes - warm.supervisor_bytes < SUPERVISOR_MAX_BYTES
             assert last.workers_bytes - warm.workers_bytes < WORKER_MAX_BYTES
 
+    def check_given_back(self) -> None:
+        """After the first end and after the last one the module has what it had before the first load."""
+        before = self.before.supervisor_bytes + self.before.workers_bytes
+        for moment in (self.ended[0], self.ended[-1]):
+            assert moment.supervisor_bytes + moment.workers_bytes <= before * BACK_SHARE
+
     def row(self) -> str:
         """The figures of memory in MiB: the supervisor, and all that is below it."""
         warm = self.ended[min(WARM_CYCLES, len(self.ended) // 2)]
@@ -76,6 +84,8 @@ class Growth:
 
 async def cycles(module: Module, load: Load, end: End, count: int = CYCLES) -> Growth:
     """So many times: a new connection loads and leaves, and `end` waits for what then has to end."""
+    async with connect(module) as client:  # from here on what samples processes is in the supervisor's memory
+        await client.ask({"type": "status", "unique_request_id": "before"}, "status_done")
     growth = Growth(held(module))
     for number in range(1, count + 1):
         async with connect(module) as client:

@@ -60,6 +60,7 @@ async def test_processes_that_end_give_back_all_they_had(
         growth = await cycles(module, load, process_ends, RESTARTS)
         figures.add(TITLE, engine.provider, f"{RESTARTS} processes", growth.row())
         growth.check()
+        growth.check_given_back()
         assert {held.workers_bytes for held in growth.ended} == {0}
         stopped = [line for line in module.stderr().splitlines() if "worker stopped" in line]
         assert len(stopped) == RESTARTS
