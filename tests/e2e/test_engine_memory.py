@@ -65,6 +65,21 @@ async def passed(client: Client, engine: Engine) -> dict[str, Any]:
     return (await client.say("word " * 1000, params=LONG, timeout_s=TALK_S)).end
 
 
+@engines
+async def test_a_model_that_cannot_fit_is_refused_before_it_is_loaded(
+    place: Installation, engine: Engine
+) -> None:
+    with running(place) as module:
+        async with connect(module) as client:
+            done = await load(client, engine, "larger", context_length=1 << 17, slots=64)
+            assert done["error_name"] == "OUT_OF_MEMORY"
+            assert "needs about " in done["message"]
+            assert "try options." in done["message"]
+            assert "model loaded" not in module.stderr()
+            await loaded(client, engine, "tiny")
+            assert (await say(client)).code == "SUCCESS"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems set no such limit to a running process")
 @pytest.mark.parametrize(
     ("engine", "room_mb"),
