@@ -260,7 +260,7 @@ class Module:
     def memory(self) -> dict[str, float]:
         """Resident MiB of the supervisor, and of all below it."""
         own = psutil.Process(self.process.pid)
-        below = sum(child.memory_info().rss for child in own.children(recursive=True))
+        below = sum(map(_resident_bytes, own.children(recursive=True)))
         return {"supervisor": own.memory_info().rss / MIB, "workers": below / MIB}
 
     def close(self) -> None:
@@ -268,6 +268,14 @@ class Module:
         self.process.terminate()
         self.process.wait(START_S)
         _pipe(self.process.stdout).close()
+
+
+def _resident_bytes(process: psutil.Process) -> int:
+    """None of a process that ends while it is looked at."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        size: int = process.memory_info().rss
+        return size
+    return 0
 
 
 class Client:
