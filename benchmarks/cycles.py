@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import IO, Any, Final
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT))
@@ -38,16 +38,16 @@ Json = dict[str, Any]
 
 async def models(home: Path, engine: str, model: Path, count: int) -> Json:
     """The model leaves with each connection, its process stays."""
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryDirectory() as folder, _opened(Path(folder, "log")) as log:
         module = Module(home, log, *STAYS)
         try:
             before = module.memory()
             loaded, unloaded, took = [], [], []
-            for _ in range(count):
+            for number in range(1, count + 1):
                 async with client_of(module, engine) as client:
                     took.append((await _used(client, model))["timings_ms"]["model"])
                     loaded.append(module.memory())
-                await _fallen(module, loaded[-1]["workers"])
+                await _gone(Path(folder, "log"), number)
                 unloaded.append(module.memory())
             return {
                 "load_ms": median(took),
@@ -89,6 +89,10 @@ async def processes(home: Path, engine: str, model: Path, count: int) -> Json:
             module.close()
 
 
+def _opened(path: Path) -> IO[bytes]:
+    return path.open("wb")
+
+
 async def _used(client: Client, model: Path) -> Json:
     """The load_done, when the model has said something too."""
     done = await client.load(model)
@@ -96,15 +100,13 @@ async def _used(client: Client, model: Path) -> Json:
     return done
 
 
-async def _fallen(module: Module, workers_mib: float) -> None:
-    """Waits until the memory below the supervisor is less and does not fall any more, or at most a second."""
-    least = workers_mib
-    for _ in range(round(1 / POLL_S)):
+async def _gone(log: Path, number: int) -> None:
+    """Waits until so many models have left the memory."""
+    deadline = time.perf_counter() + WAIT_S
+    while log.read_bytes().count(b" model gone ") < number:
+        if time.perf_counter() > deadline:
+            raise Failed("the model does not go")
         await asyncio.sleep(POLL_S)
-        now = module.memory()["workers"]
-        if now < workers_mib and now >= least:
-            return
-        least = min(least, now)
 
 
 async def _over(module: Module) -> None:
