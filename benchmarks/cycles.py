@@ -103,7 +103,7 @@ async def _used(client: Client, model: Path) -> Json:
 async def _gone(log: Path, number: int) -> None:
     """Waits until so many models have left the memory."""
     deadline = time.perf_counter() + WAIT_S
-    while log.read_bytes().count(b" model gone ") < number:
+    while (await asyncio.to_thread(log.read_bytes)).count(b" model gone ") < number:
         if time.perf_counter() > deadline:
             raise Failed("the model does not go")
         await asyncio.sleep(POLL_S)

@@ -30,6 +30,7 @@ import importlib.metadata
 import os
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -83,6 +84,9 @@ THROUGH: Final = "{% for message in messages %}{{ message.content }}{% endfor %}
 """The template that lets everything through."""
 NOBODY: Final = "none"
 """Whose token the engine takes for the hub."""
+LET_GO_S: Final = 0.05
+"""For the engine's threads to end, which free the model and tell nobody: what is given back before that is
+a part of it."""
 _MODEL: Final = "default"
 """The name of a Runner's only model."""
 _ERRORS: Final = (ValueError, RuntimeError, OverflowError, TypeError)
@@ -245,7 +249,8 @@ class Engine:
 
     def _drop(self) -> None:
         self._threads.shutdown()  # all are idle
-        self._runner = None  # the last reference: its destructor ends the engine's threads
+        self._runner = None  # the last reference: its destructor tells the engine's threads to end
+        time.sleep(LET_GO_S)
         give_back_memory()
 
     def _learn_to_speak(self) -> None:
