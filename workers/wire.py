@@ -21,6 +21,7 @@ import msgpack
 
 __all__ = [
     "BODY_MAX_BYTES",
+    "CALL_NAME_MAX_CHARS",
     "CREDIT_CHARS",
     "FRAME_MAX_BYTES",
     "PART_BYTES",
@@ -28,6 +29,7 @@ __all__ = [
     "Alive",
     "Bind",
     "Bound",
+    "CallPart",
     "Cancel",
     "Chunk",
     "Credit",
@@ -56,7 +58,7 @@ __all__ = [
     "unpack_body",
 ]
 
-VERSION: Final = 2
+VERSION: Final = 3
 FRAME_MAX_BYTES: Final = 1 << 20
 """A longer frame is refused before memory is taken for it."""
 PART_BYTES: Final = 256 << 10
@@ -67,6 +69,8 @@ CHUNK_MAX_CHARS: Final = 64 << 10
 """Text of one Chunk; four bytes a character at most, so a frame always has room."""
 CREDIT_CHARS: Final = 256 << 10
 """What a streamed request may send before the client has taken any of it; Credit frames give it back."""
+CALL_NAME_MAX_CHARS: Final = 1024
+"""The id and the name of a call of a tool, each: providers make ids of 40, and allow names of 64."""
 ARRAY_MAX: Final = 4096
 MAP_MAX: Final = 256
 ELIDED_CHARS: Final = 40
@@ -224,6 +228,21 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class CallPart:
+    """A piece of a call of a tool: which call of the reply, from 0, and the next piece of its arguments,
+    which are JSON text together. Each piece has the id and the name of its call."""
+
+    request: int
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+    def __repr__(self) -> str:
+        return f"CallPart({self.request}, {self.index}, {len(self.arguments)} characters)"
+
+
+@dataclass(frozen=True, slots=True)
 class Alive:
     """Something arrived from the provider that nobody is to see (reasoning): the clock starts anew."""
 
@@ -249,13 +268,15 @@ class Pong:
 
 
 Down: TypeAlias = "Init | Bind | Unbind | Generate | Part | Cancel | Credit | Ping | Shutdown | Dump"
-Up: TypeAlias = "Hello | Ready | Failed | Progress | Bound | Chunk | Alive | Done | Pong"
+Up: TypeAlias = "Hello | Ready | Failed | Progress | Bound | Chunk | CallPart | Alive | Done | Pong"
 Frame: TypeAlias = "Down | Up"
 
 _DOWN: Final[tuple[type[Any], ...]] = (
     *(Init, Bind, Unbind, Generate, Part, Cancel, Credit, Ping, Shutdown, Dump),
 )
-_UP: Final[tuple[type[Any], ...]] = (Hello, Ready, Failed, Progress, Bound, Chunk, Alive, Done, Pong)
+_UP: Final[tuple[type[Any], ...]] = (
+    *(Hello, Ready, Failed, Progress, Bound, Chunk, CallPart, Alive, Done, Pong),
+)
 _UP_BASE: Final = 64
 """Tags of frames up begin here, so that no number means two things."""
 _TYPES: Final = {"int": int, "str": str, "bytes": bytes, "float": float}

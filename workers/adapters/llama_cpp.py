@@ -23,7 +23,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import xllamacpp
 
@@ -84,8 +84,10 @@ class Engine:
         self._server = server
         self.places = used.slots
         self._threads = ThreadPoolExecutor(used.slots, thread_name_prefix="engine")
-        thinks = not used.transcript and "think" in (header.template or "")
-        self.manner = Manner(plain=used.transcript, may_think=thinks)
+        template = "" if used.transcript else header.template or ""
+        self.manner = Manner(
+            plain=used.transcript, may_think="think" in template, knows_tools="tools" in template
+        )
 
     def serves(self, wanted: Wanted) -> bool:
         """Whether it is that model, loaded in a way that will do."""
@@ -120,6 +122,7 @@ class LlamaCpp(EngineAdapter[Wanted, Engine]):
     """One connection's use of the engine."""
 
     kind = "a .gguf file"
+    carries_tools: ClassVar[bool] = True
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
         super().__init__(provider, binding)
