@@ -6,8 +6,9 @@ by name. Such a pair becomes a call with an id and the message of a `tool` that 
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
+
+import msgspec
 
 from supervisor.messages import ChatMessage, FunctionCall
 
@@ -47,5 +48,5 @@ class OldCalls:
 def _call(identifier: str, function: FunctionCall) -> dict[str, str]:
     arguments = function.arguments
     if isinstance(arguments, dict):
-        arguments = json.dumps(arguments, ensure_ascii=False)
+        arguments = msgspec.json.encode(arguments).decode()
     return {"id": identifier, "name": function.name, "arguments": arguments or NO_ARGUMENTS}
