@@ -35,8 +35,11 @@ WEATHER: Final = {
     "type": "function",
     "function": {"name": "weather", "description": "Of a city.", "parameters": SCHEMA},
 }
-PING: Final = {"type": "function", "function": {"name": "ping", "parameters": {"type": "object"}}}
+EMPTY: Final = {"type": "object", "properties": {}, "additionalProperties": False}
+PING: Final = {"type": "function", "function": {"name": "ping", "parameters": EMPTY}}
 NAMED: Final = {"type": "function", "function": {"name": "ping"}}
+ROOM: Final = 500
+"""Tokens for a call: each byte is one, and a grammar lets white space stand between all of it."""
 CALLED: Final = ToolCall("call_1", "weather", '{"city": "Oslo", "days": 1}')
 
 
@@ -75,9 +78,8 @@ def calls_of(events: list[Event]) -> list[ToolCall]:
 
 
 async def called(adapter: LlamaCpp, **fields: Any) -> list[ToolCall]:
-    wanted = request(
-        **{"tools": (WEATHER, PING), "tool_choice": "required", "extra": ENDS_WHEN_IT_MAY, **fields}
-    )
+    usual = {"tool_choice": "required", "extra": ENDS_WHEN_IT_MAY, "max_output_length": ROOM}
+    wanted = request(**{"tools": (WEATHER, PING), **usual, **fields})
     events = await collect(adapter, wanted)
     assert text_of(events) == ""
     assert finish_of(events).warnings == ()
@@ -93,8 +95,8 @@ async def test_the_arguments_are_json_for_the_schema(adapter: LlamaCpp, seed: in
 
 
 async def test_a_call_comes_in_pieces_and_says_why_the_reply_ended(adapter: LlamaCpp) -> None:
-    wanted = request(tools=(WEATHER,), tool_choice="required", extra=ENDS_WHEN_IT_MAY)
-    events = await collect(adapter, wanted)
+    usual: dict[str, Any] = {"extra": ENDS_WHEN_IT_MAY, "max_output_length": ROOM}
+    events = await collect(adapter, request(tools=(WEATHER,), tool_choice="required", **usual))
     parts = [event for event in events if isinstance(event, ToolCallPart)]
     assert len(parts) > 3
     assert finish_of(events).reason == "tool_calls"
