@@ -228,21 +228,6 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class CallPart:
-    """A piece of a call of a tool: which call of the reply, from 0, and the next piece of its arguments,
-    which are JSON text together. Each piece has the id and the name of its call."""
-
-    request: int
-    index: int
-    id: str
-    name: str
-    arguments: str
-
-    def __repr__(self) -> str:
-        return f"CallPart({self.request}, {self.index}, {len(self.arguments)} characters)"
-
-
-@dataclass(frozen=True, slots=True)
 class Alive:
     """Something arrived from the provider that nobody is to see (reasoning): the clock starts anew."""
 
@@ -267,15 +252,30 @@ class Pong:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class CallPart:
+    """A piece of a call of a tool: which call of the reply, from 0, and the next piece of its arguments,
+    which are JSON text together. Each piece has the id and the name of its call."""
+
+    request: int
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+    def __repr__(self) -> str:
+        return f"CallPart({self.request}, {self.index}, {len(self.arguments)} characters)"
+
+
 Down: TypeAlias = "Init | Bind | Unbind | Generate | Part | Cancel | Credit | Ping | Shutdown | Dump"
-Up: TypeAlias = "Hello | Ready | Failed | Progress | Bound | Chunk | CallPart | Alive | Done | Pong"
+Up: TypeAlias = "Hello | Ready | Failed | Progress | Bound | Chunk | Alive | Done | Pong | CallPart"
 Frame: TypeAlias = "Down | Up"
 
 _DOWN: Final[tuple[type[Any], ...]] = (
     *(Init, Bind, Unbind, Generate, Part, Cancel, Credit, Ping, Shutdown, Dump),
 )
 _UP: Final[tuple[type[Any], ...]] = (
-    *(Hello, Ready, Failed, Progress, Bound, Chunk, CallPart, Alive, Done, Pong),
+    *(Hello, Ready, Failed, Progress, Bound, Chunk, Alive, Done, Pong, CallPart),
 )
 _UP_BASE: Final = 64
 """Tags of frames up begin here, so that no number means two things."""
