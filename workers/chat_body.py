@@ -49,8 +49,9 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     body[tokens_field] = request.max_output_length + headroom
     body.update(sampling(request, quirks, left_out, warnings))
     tools = tool_fields(request, quirks, left_out, warnings)
-    hides = thinks or asks_to_think(request) or TOOLS in tools  # a stop would fire in a call too
-    stops = [] if hides else stops_sent(request, quirks, left_out)
+    calls = TOOLS in tools or TOOLS in request.extra
+    unsafe = thinks or calls or asks_to_think(request)  # a stop would fire in what is not text
+    stops = [] if unsafe else stops_sent(request, quirks, left_out)
     if stops:
         body["stop"] = stops
     if request.stop_ids:

@@ -22,7 +22,7 @@ CHOICE: Final = "tool_choice"
 def tool_fields(
     request: Request, quirks: Quirks, left_out: Collection[str], warnings: list[Warn]
 ) -> dict[str, Any]:
-    """The fields of the body; without tools there is nothing to choose from, which some refuse."""
+    """The fields of the body. A choice goes without tools too: they may be in `extra`."""
     result: dict[str, Any] = {}
     if request.tools:
         if TOOLS in left_out:

@@ -137,4 +137,5 @@ def test_a_stop_string_cannot_fire_in_a_call() -> None:
     made = body(Quirks(stop_max=4), tools=(TOOL,), stop=("END",), stream=False)
     assert "stop" not in made.fields
     assert made.fields["stream"] is True
+    assert "stop" not in body(Quirks(stop_max=4), extra={"tools": [TOOL]}, stop=("END",)).fields
     assert body(Quirks(stop_max=4), stop=("END",)).fields["stop"] == ["END"]
