@@ -63,8 +63,9 @@ class Table:
         cell = (column, row)
         if report.failed:
             self.failed[cell] += 1
-        elif report.skipped and absent:
-            self.absent[cell] = absent
+        elif report.skipped and isinstance(report.longrepr, tuple):
+            if report.longrepr[2].removeprefix("Skipped: ") == absent:  # not because it is not installed
+                self.absent[cell] = absent
         elif report.when == "call" and report.passed:
             self.passed[cell] += 1
 
