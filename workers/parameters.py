@@ -107,9 +107,9 @@ def asks_to_think(request: Request) -> bool:
 
 
 def early_stops(request: Request) -> list[str]:
-    """The stop strings that may end a reply before the host sees it. One of white space alone may not, nor one
-    that fires in an echo of the character's name, which is not shown: either may be the first thing that a
-    model says, and then there would be no reply. The host cuts there after the first word."""
+    """The stop strings that may end a reply before the host sees it. One of white space alone may not, nor
+    one that fires in an echo of the character's name, which is not shown: either may be the first thing that
+    a model says, and then there would be no reply. The host cuts there after the first word."""
     name = (request.character_name or "").strip().casefold()
     wanted = [stop for stop in dict.fromkeys(request.stop) if stop.strip()]
     return [stop for stop in wanted if not (name and _is_in_echo(stop.lstrip().casefold(), name))]
