@@ -18,7 +18,6 @@ from tests.tiny_model import (
     TEMPLATE,
     TINY,
     Shape,
-    speaks,
     tensors,
     vocabulary,
 )
@@ -48,20 +47,18 @@ def make_tiny_gguf(
     seed: int = 7,
     shape: Shape = TINY,
     template: str | None = TEMPLATE,
-    says: tuple[str, str] | None = None,
+    says: str | None = None,
+    after: str = ":",
 ) -> None:
-    """Writes the model to `path`; without a template it is a model that only continues text. `says` makes one
-    that says the first text again and again, after a prompt that ends in the second (tests.tiny_model)."""
+    """Writes the model to `path`; without a template it is a model that only continues text, and one that
+    `says` something says only that."""
     tokens = vocabulary()
     writer = gguf.GGUFWriter(str(path), "llama")
     _describe(writer, len(tokens), shape)
     _add_tokens(writer, tokens)
     if template is not None:
         writer.add_chat_template(template)
-    weights = tensors(seed, shape)
-    if says is not None:
-        speaks(weights, *says)
-    for name, tensor in weights.items():
+    for name, tensor in tensors(seed, shape, says, after).items():
         writer.add_tensor(_named(name), tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

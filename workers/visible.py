@@ -22,9 +22,9 @@ from typing import Final
 from workers.stops import StopCutter
 from workers.thinking import HEAD_MAX_CHARS, TAGS
 
-__all__ = ["VisibleText", "join_halves"]
+__all__ = ["COLONS", "VisibleText", "join_halves"]
 
-_COLONS: Final = (":", "\uff1a")
+COLONS: Final = (":", "\uff1a")
 
 
 class _Place(enum.Enum):
@@ -116,7 +116,7 @@ class VisibleText:
                 self.reasoned = self._trims = True
                 return bare[len(closing) :].lstrip()
         name = len(self._name)
-        if name and bare[name : name + 1] in _COLONS and bare[:name].casefold() == self._name.casefold():
+        if name and bare[name : name + 1] in COLONS and bare[:name].casefold() == self._name.casefold():
             self.name_hidden = True
             return self._enter(_Place.TRIM, bare[name + 1 :])
         shown = bare if self._trims else text

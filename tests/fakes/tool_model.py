@@ -42,4 +42,4 @@ Call one with <use>
 
 def make_calling_model(path: Path) -> None:
     """Writes the model to `path`."""
-    make_tiny_gguf(path, template=_TEMPLATE, says=(_BEGINS, _PROMPT_ENDS))
+    make_tiny_gguf(path, template=_TEMPLATE, says=_BEGINS, after=_PROMPT_ENDS)
