@@ -413,6 +413,8 @@ class Worker:
         match frame:
             case wire.Chunk():
                 self.requests.chunk(frame)
+            case wire.CallPart():
+                self.requests.call_part(frame)
             case wire.Alive():
                 self.requests.alive(frame)
             case wire.Done():

@@ -9,10 +9,20 @@ from __future__ import annotations
 
 import logging
 from dataclasses import fields
-from typing import Final
+from typing import Any, Final
 
 from workers import wire
-from workers.adapter import Binding, Loaded, LoadRequest, Message, ProviderSpec, Request, Usage, Warn
+from workers.adapter import (
+    Binding,
+    Loaded,
+    LoadRequest,
+    Message,
+    ProviderSpec,
+    Request,
+    ToolCall,
+    Usage,
+    Warn,
+)
 from workers.codes import Code
 from workers.endings import Ending
 
@@ -62,7 +72,7 @@ def read_request(request_id: int, data: bytes) -> Request:
     body = wire.unpack_body(data)
     return Request(
         id=request_id,
-        messages=tuple(Message(item["role"], item["content"], item["name"]) for item in body["messages"]),
+        messages=tuple(map(_message, body["messages"])),
         model=body["model"] or "",
         stream=bool(body["stream"]),
         timeout_s=body["timeout_ms"] / _MS_PER_S,
@@ -74,6 +84,8 @@ def read_request(request_id: int, data: bytes) -> Request:
         sampling=dict(body["sampling"]),
         response_format=body["response_format"],
         reasoning_effort=body["reasoning_effort"],
+        tools=tuple(body["tools"]),
+        tool_choice=body["tool_choice"],
         extra=dict(body["extra"]),
     )
 
@@ -108,6 +120,12 @@ def progress_frame(binding_id: int, phase: str, message: str, fraction: float | 
 def whole(text: str) -> str:
     """`text` without lone surrogates, which no wire takes."""
     return text.encode("utf-8", "replace").decode()
+
+
+def _message(item: dict[str, Any]) -> Message:
+    calls = tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in item["tool_calls"])
+    of_a_tool = {"tool_calls": calls, "tool_call_id": item["tool_call_id"]}
+    return Message(item["role"], item["content"], item["name"], **of_a_tool)
 
 
 def _done(request_id: int, ending: Ending, upstream_closed_ms: int | None) -> bytes:

@@ -15,9 +15,9 @@ from supervisor.catalog import load_catalog
 from supervisor.home import find_home
 from supervisor.provision import Recipe, provision
 from tests.e2e.client import Client, connect
-from tests.e2e.engines import make_place
 from tests.e2e.figures import Figures, tables
 from tests.e2e.hostile import IMPATIENT, REAL_PATIENCE, make_hostile
+from tests.e2e.light_engines import make_place
 from tests.e2e.module import Installation, Module
 from tests.e2e.upstream import Upstream
 from tests.wheelhouse import CHECKOUT, copy_checkout, repack_lock

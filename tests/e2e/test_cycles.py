@@ -11,8 +11,8 @@ import pytest
 
 from tests.e2e.client import Client
 from tests.e2e.cycles import CYCLES, cycles, model_leaves, process_ends
-from tests.e2e.engines import ENGINES, Engine, loaded, running, say
 from tests.e2e.figures import Figures
+from tests.e2e.light_engines import ENGINES, Engine, loaded, running, say
 from tests.e2e.module import Installation
 from tests.wheelhouse import CHECKOUT
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from tests.e2e.client import Client, connect
-from tests.e2e.engines import TALK_S, say
+from tests.e2e.light_engines import TALK_S, say
 from tests.e2e.module import Installation, Module
 from tests.fakes.hub_server import FakeHub, hub_server
 from tests.tiny_gguf import make_tiny_gguf

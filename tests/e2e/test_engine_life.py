@@ -10,9 +10,9 @@ from typing import Any, Final
 import pytest
 
 from tests.e2e.client import Client, connect
-from tests.e2e.engines import ENGINES, TALK_S, Engine, loaded, running, say
 from tests.e2e.figures import Figures
 from tests.e2e.hostile import worker_of
+from tests.e2e.light_engines import ENGINES, TALK_S, Engine, loaded, running, say
 from tests.e2e.module import Installation, Module
 from tests.wheelhouse import wait_until
 

@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from tests.e2e.client import Client, connect
-from tests.e2e.engines import ENGINES, LARGER, TALK_S, Engine, load, loaded, make_model, running, say
 from tests.e2e.hostile import worker_of
+from tests.e2e.light_engines import ENGINES, LARGER, TALK_S, Engine, load, loaded, make_model, running, say
 from tests.e2e.module import Installation, Module
 from tests.e2e.test_engine_life import operators_table
 

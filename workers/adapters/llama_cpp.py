@@ -23,7 +23,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import xllamacpp
 
@@ -44,6 +44,7 @@ from workers.engine_options import Given, Used, check_memory, fill, read_options
 from workers.engine_thread import Pieces, Take
 from workers.gguf_header import BadGguf, GgufHeader, read_header
 from workers.llama_chat import TRANSCRIPT_TEMPLATE, Manner, body_of, events_of, refused
+from workers.machine import give_back_memory
 from workers.model_files import parts_of
 from workers.resident import Resident, Turn
 from workers.warm_files import read_once
@@ -85,8 +86,10 @@ class Engine:
         self._server = server
         self.places = used.slots
         self._threads = ThreadPoolExecutor(used.slots, thread_name_prefix="engine")
-        thinks = not used.transcript and "think" in (header.template or "")
-        self.manner = Manner(plain=used.transcript, may_think=thinks)
+        template = "" if used.transcript else header.template or ""
+        self.manner = Manner(
+            plain=used.transcript, may_think="think" in template, knows_tools="tools" in template
+        )
 
     def serves(self, wanted: Wanted) -> bool:
         """Whether it is that model, loaded in a way that will do."""
@@ -99,6 +102,7 @@ class Engine:
     def _drop(self) -> None:
         self._threads.shutdown()  # all are idle
         self._server = None  # the last reference: its destructor ends the engine's threads
+        give_back_memory()
 
     def answer(self, body: bytes, let_go: Callable[[], None]) -> AsyncGenerator[bytes, None]:
         """Begins a request and returns the pieces of its answer, each a JSON text; closing them ends it.
@@ -121,6 +125,7 @@ class LlamaCpp(EngineAdapter[Wanted, Engine]):
     """One connection's use of the engine."""
 
     kind = "a .gguf file"
+    carries_tools: ClassVar[bool] = True
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
         super().__init__(provider, binding)
