@@ -211,7 +211,7 @@ class _Commands:
             if known
             else f"installed in {environment.seconds:.1f} s with {environment.installer}"
         )
-        print(f"{provider.id}: {how} ({environment.name}, {size_text(environment.size_bytes)})")
+        print(f"{provider.id}: {how} ({self._variant(spec).lock}, {size_text(environment.size_bytes)})")
 
     def _our_build(self, provider: Provider, spec: EnvSpec) -> tuple[bool, Environment]:
         """Whether it was there, and the environment: that of --variant, else the one in use."""
