@@ -9,9 +9,9 @@ one of random weights is made whose tokens cost over five milliseconds; that nee
 run it in the development environment. Both sides load the same file with the same settings and take turns, so
 that whatever else the machine does meets both. Times are in milliseconds; nothing is asserted.
 
-Where an engine puts its weights in memory differs from process to process, and one process may be a tenth
-faster than the next for as long as it lives: --pairs starts both sides anew so many times, and tells the
-median of what each pair says.
+Where an engine's weights lie in memory differs from process to process, and one may be a tenth faster than
+the next for as long as it lives; the one that loads second often is. So --pairs starts both sides anew so
+many times, the other one first each time, and tells the median of what the pairs say.
 """
 
 from __future__ import annotations
@@ -488,8 +488,10 @@ async def cycles(module: Module, engine: str, model: Path) -> Json:
 
 async def paired(home: Path, engine: str, model: Path, rounds: int, pairs: int) -> Json:
     """The speeds of so many pairs of new processes, and their medians."""
-    each = [await measure(home, engine, model, rounds, speed_only=True) for _ in range(pairs)]
-    speeds_of = [figures["speed"] for figures in each]
+    speeds_of = [
+        await _speeds_anew(home, engine, model, rounds, direct_first=bool(number % 2))
+        for number in range(pairs)
+    ]
     ratios = [speed["tokens_per_s_module_against_direct"]["median"] for speed in speeds_of]
     first = [
         round(speed["first_token_ms"]["module"]["median"] - speed["first_token_ms"]["direct"]["median"], 2)
@@ -500,6 +502,19 @@ async def paired(home: Path, engine: str, model: Path, rounds: int, pairs: int) 
         "first_token_later_ms": {"median": median(first), "each": first},
         "token_ms": [{side: speed["token_ms"][side]["median"] for side in SIDES} for speed in speeds_of],
     }
+
+
+async def _speeds_anew(home: Path, engine: str, model: Path, rounds: int, *, direct_first: bool) -> Json:
+    """The speeds of two new processes."""
+    with tempfile.TemporaryFile() as log, contextlib.ExitStack() as stack:
+        module = Module(home, log)
+        stack.callback(module.close)
+        direct = Direct(engine, model, home) if direct_first else None
+        async with client_of(module, engine) as client:
+            await client.load(model)
+            direct = direct or Direct(engine, model, home)
+            stack.callback(direct.close)
+            return await speeds(client, direct, rounds)
 
 
 async def measure(home: Path, engine: str, model: Path, rounds: int, *, speed_only: bool) -> Json:
