@@ -14,10 +14,21 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.tiny_model import END, NORM_EPSILON, STOP, TEMPLATE, TINY, Shape, speaks, tensors, vocabulary
+from tests.tiny_model import (
+    CONTEXT,
+    END,
+    NORM_EPSILON,
+    STOP,
+    TEMPLATE,
+    TINY,
+    Shape,
+    speaks,
+    tensors,
+    vocabulary,
+)
 from tests.tiny_safetensors import ROPE_THETA, write_tokenizer
 
-__all__ = ["make_onnx_speaker", "make_tiny_onnx"]
+__all__ = ["make_tiny_onnx"]
 
 MICROSOFT: Final = "com.microsoft"
 OPSET: Final = 21
@@ -28,21 +39,23 @@ _FLOAT: Final = TensorProto.FLOAT
 
 
 def make_tiny_onnx(
-    folder: Path, *, seed: int = 7, shape: Shape = TINY, template: str | None = TEMPLATE
+    folder: Path,
+    *,
+    seed: int = 7,
+    shape: Shape = TINY,
+    template: str | None = TEMPLATE,
+    says: str = "",
+    after: str = ":",
 ) -> None:
-    """Writes the model into `folder`; without a template it is a model that only continues text."""
+    """Writes the model into `folder`; without a template it is a model that only continues text, and with
+    what it `says` (tests.tiny_model.speaks) it says that again and again."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(folder, shape, template)
     (folder / "genai_config.json").write_text(json.dumps(_config(shape)), encoding="utf-8")
-    _write_graph(folder, tensors(seed, shape), shape)
-
-
-def make_onnx_speaker(folder: Path, text: str) -> None:
-    """A model that says that text again and again, whatever it is asked."""
-    make_tiny_onnx(folder)
-    weights = tensors(7, TINY)
-    speaks(weights, text, after=":")
-    _write_graph(folder, weights, TINY)
+    weights = tensors(seed, shape)
+    if says:
+        speaks(weights, says, after)
+    _write_graph(folder, weights, shape)
 
 
 def _config(shape: Shape) -> dict[str, Any]:
@@ -141,10 +154,10 @@ def _lengths(graph: _Graph) -> None:
 
 
 def _angles(graph: _Graph, shape: Shape) -> None:
-    """The turns that positions make, for all that there may be."""
+    """The turns that positions make, as many as tests and measurements use."""
     half = shape.width // shape.heads // 2
     steps = ROPE_THETA ** (-np.arange(half) / half)
-    angles = np.outer(np.arange(shape.context), steps)
+    angles = np.outer(np.arange(min(shape.context, CONTEXT)), steps)
     graph.weight("cos_cache", np.cos(angles).astype(np.float32))
     graph.weight("sin_cache", np.sin(angles).astype(np.float32))
 
@@ -184,7 +197,8 @@ def _block(
 
 
 def _inputs(shape: Shape) -> list[onnx.ValueInfoProto]:
-    numbers, side = TensorProto.INT64, ["batch", "seq"]
+    numbers = TensorProto.INT64
+    side: list[str | int | None] = ["batch", "seq"]
     return [
         helper.make_tensor_value_info("input_ids", numbers, side),
         helper.make_tensor_value_info("attention_mask", numbers, ["batch", "all"]),
@@ -193,12 +207,12 @@ def _inputs(shape: Shape) -> list[onnx.ValueInfoProto]:
 
 
 def _outputs(shape: Shape) -> list[onnx.ValueInfoProto]:
-    sides = ["batch", "seq", len(vocabulary())]
+    sides: list[str | int | None] = ["batch", "seq", len(vocabulary())]
     return [helper.make_tensor_value_info("logits", _FLOAT, sides), *_kept(shape, "present")]
 
 
 def _kept(shape: Shape, name: str) -> list[onnx.ValueInfoProto]:
     """Keys and values of all layers."""
-    sides = ["batch", shape.kv_heads, name, shape.width // shape.heads]
+    sides: list[str | int | None] = ["batch", shape.kv_heads, name, shape.width // shape.heads]
     names = [f"{name}.{layer}.{part}" for layer in range(shape.layers) for part in ("key", "value")]
     return [helper.make_tensor_value_info(one, _FLOAT, sides) for one in names]

@@ -1,16 +1,19 @@
 """ONNX Runtime GenAI as this project calls it: the C functions of the package's own shared library.
 
-The package's Python classes hold the interpreter from the first byte of a model to the last, and through every
-token and every prompt (0.18.0: 7.5 s without a heartbeat in a prompt of 2,000 tokens). A C function that is
-called through ctypes lets it go. The functions and their types are those of the package's ort_genai_c.h.
+The package's Python classes hold the interpreter from the first byte of a model to the last, and through
+every token and every prompt (0.18.0: 7.5 s without a heartbeat in a prompt of 2,000 tokens). A C function
+that is called through ctypes lets it go. The functions and their types are those of ort_genai_c.h.
 
 1. A `Generator` belongs to one thread at a time; a `Model` and a `Tokenizer` to all.
 2. What `close` gives back is used by nobody any more. A model is closed when its generators are.
 3. Numbers that the library owns are copied before the next call.
+4. Its decoder leaves out whatever comes after a letter that is not whole, or after a zero. A reply may hold
+   both, so a text with either is put together from its parts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Mapping, Sequence
 from ctypes import POINTER, byref, c_bool, c_char_p, c_double, c_int32, c_size_t, c_void_p
@@ -19,6 +22,10 @@ from typing import Any, Final
 
 __all__ = ["Generator", "Library", "LibraryError", "Model", "Tokenizer"]
 
+HALF: Final = "\ufffd"
+"""What is no whole letter."""
+ZEROS: Final = ("\u0100", "<0x00>")
+"""How vocabularies write the byte zero."""
 _P: Final = c_void_p
 _OUT: Final = POINTER(c_void_p)
 _CALLS: Final[Mapping[str, tuple[Any, ...]]] = {
@@ -32,6 +39,7 @@ _CALLS: Final[Mapping[str, tuple[Any, ...]]] = {
     "OgaUpdateTokenizerOptions": (_P, POINTER(c_char_p), POINTER(c_char_p), c_size_t),
     "OgaCreateSequences": (_OUT,),
     "OgaTokenizerEncode": (_P, c_char_p, _P),
+    "OgaTokenizerToTokenId": (_P, c_char_p, POINTER(c_int32)),
     "OgaTokenizerDecode": (_P, POINTER(c_int32), c_size_t, _OUT),
     "OgaCreateGeneratorParams": (_P, _OUT),
     "OgaGeneratorParamsSetSearchNumber": (_P, c_char_p, c_double),
@@ -133,7 +141,8 @@ class Model(_Owned):
 
     @classmethod
     def load(cls, library: Library, folder: Path, overlay: str, device: str) -> Model:
-        """Loads the folder on `cpu`, `cuda`, `cuda:1` …; `overlay` is JSON that is laid over its config. Blocks.
+        """Loads the folder on `cpu`, `cuda`, `cuda:1` …; `overlay` is JSON that is laid over its config.
+        Blocks.
 
         Raises:
             LibraryError: it cannot be loaded.
@@ -154,6 +163,7 @@ class Tokenizer(_Owned):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model.library, model.library.made("OgaCreateTokenizer", model.thing))
+        self._zeros = frozenset(filter(self._is_no_text, map(self._number_of, ZEROS)))
 
     def add_special_tokens(self, *, add: bool) -> None:
         """Whether `encode` puts the signs before a text that its tokenizer puts before one; at first not."""
@@ -173,12 +183,34 @@ class Tokenizer(_Owned):
             self.library.number("OgaDestroySequences", sequences)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Tokens as text, without the signs among them; what is no whole letter becomes U+FFFD."""
+        """Tokens as text, without the signs and zeros among them; what is no whole letter becomes U+FFFD."""
+        left = [token for token in tokens if token not in self._zeros]
+        text = self._decoded(left)
+        if HALF not in text:
+            return text
+        text = ""
+        while left:
+            count = next(end for end in range(len(left), -1, -1) if HALF not in self._decoded(left[:end]))
+            text += self._decoded(left[:count]) or HALF
+            del left[: max(count, 1)]
+        return text
+
+    def _decoded(self, tokens: Sequence[int]) -> str:
         text = self.library.made("OgaTokenizerDecode", self.thing, _array(tokens), len(tokens))
         try:
             return ctypes.string_at(text).decode("utf-8", errors="replace")
         finally:
             self.library.number("OgaDestroyString", text)
+
+    def _number_of(self, token: str) -> int:
+        """The token that is written so; below zero where there is none."""
+        number = c_int32(-1)
+        with contextlib.suppress(LibraryError):
+            self.library.call("OgaTokenizerToTokenId", self.thing, token.encode(), byref(number))
+        return number.value
+
+    def _is_no_text(self, token: int) -> bool:
+        return token >= 0 and self._decoded([token]) in ("", HALF)
 
 
 class Generator(_Owned):

@@ -42,6 +42,8 @@ _OF_A_MODEL: Final = re.compile(
     re.ASCII,
 )
 """What is fetched of a folder: nothing that is run."""
+PARTS_MAX: Final = 200
+"""Files of one model; most have a dozen."""
 SHOWN: Final = 20
 """Folders that a sentence names."""
 
@@ -85,8 +87,8 @@ def find_genai(files: ModelFiles, name: str) -> Path:
 
 
 def files_of_model(repo: str, folder: str, names: Sequence[str]) -> list[str]:
-    """Of all files of a repository those that make the model in that folder, its config the last: without it a
-    folder is none, so it gets its name when all else is there.
+    """Of all files of a repository those that make the model in that folder, its config the last: without it
+    a folder is none, so it gets its name when all else is there.
 
     Raises:
         AdapterError: INVALID_MODEL, there is none, or it cannot be told which.
@@ -102,7 +104,8 @@ def files_of_model(repo: str, folder: str, names: Sequence[str]) -> list[str]:
     place = folder if folder in inside else inside[0]
     start = f"{place}/" if place else ""
     found = [name for name in names if name.startswith(start) and _OF_A_MODEL.fullmatch(name[len(start) :])]
-    return [*sorted(name for name in found if name != start + CONFIG), start + CONFIG]
+    found = sorted(name for name in found if name != start + CONFIG)
+    return [*found[:PARTS_MAX], start + CONFIG]
 
 
 def _several(name: str, folders: Sequence[str]) -> AdapterError:

@@ -1,15 +1,16 @@
-"""Replies of a model in ONNX Runtime GenAI: prompts in, tokens out, and conversations kept for their next turn.
+"""Replies of a model in ONNX Runtime GenAI: prompts in, tokens out, conversations kept for their next turn.
 
 1. A conversation is a Generator of the library's and the tokens that it has computed. There are never more of
    them than the model has places; when one more is wanted, the one that was used longest ago goes.
-2. A reply takes the conversation that shares the longest beginning with its prompt, and computes what is new.
-   What differs is taken back first; where a model cannot do that, the conversation goes, and a new one begins.
+2. A reply takes the conversation that shares the longest beginning with its prompt, and computes what is
+   new. What differs is taken back first; where a model cannot do that, a new conversation begins. So it
+   does where little is shared and there is room: two clients must not take each other's.
 3. A prompt is computed in steps, so that an interrupt in it waits for one.
 4. Tokens are chosen here (workers.array_choice), each reply by its own source of chance, since the library
    fixes that for a whole conversation. Only where a grammar leads does the library choose: then the
    conversation is the reply's own, and ends with it.
-5. With a seed nothing of another reply is taken but whole steps of its prompt: what is computed in other steps
-   may differ in the last digit, and then the same seed might say something else.
+5. With a seed nothing of another reply is taken but whole steps of its prompt: what is computed in other
+   steps may differ in the last digit, and then the same seed might say something else.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ class Conversations:
         self._idle.clear()
 
     def reply(self, job: GenaiJob, take: Callable[[int | None], bool]) -> None:
-        """Makes a reply; `take` gets its tokens, None as a sign of life, and says when nobody wants more. Blocks.
+        """Makes a reply; `take` gets its tokens, None as a sign of life, and says when nobody wants more.
+        Blocks.
 
         Raises:
             LibraryError: the library refuses something.
@@ -154,7 +156,7 @@ class Conversations:
         with self._lock:
             best = max(self._idle, key=lambda talk: talk.shared(job, self._step), default=None)
             shared = best.shared(job, self._step) if best is not None else 0
-            if best is None or not shared:
+            if best is None or not shared or self._is_better_left(best, shared):
                 return None
             self._idle.remove(best)
             self._busy += 1
@@ -166,6 +168,11 @@ class Conversations:
             best.generator.close()
             return None
         return best
+
+    def _is_better_left(self, talk: _Talk, shared: int) -> bool:
+        """Whether it is somebody else's, who would miss more than the reply gains; unless it had to go anyway."""
+        full = self._busy + len(self._idle) >= self._places
+        return 2 * shared < len(talk.tokens) and not (full and talk is self._idle[0])
 
     def _new(self, job: GenaiJob) -> _Talk:
         with self._lock:

@@ -128,15 +128,15 @@ class Hub:
         given_up: threading.Event,
         choose: Callable[[str, Sequence[str]], list[str]] | None = None,
     ) -> None:
-        """Brings a repository into the cache, as far as it is not there: of its files those that `choose` wants,
-        in that order; by itself those of a model of safetensors. Blocks.
+        """Brings a repository into the cache, as far as it is not there: of its files those that `choose`
+        wants, in that order; by itself those of a model of safetensors. Blocks.
 
         Raises:
             AdapterError: as above; INVALID_MODEL also where the repository has no such weights.
         """
         with self._asking(repo):
             wanted = (choose or _files_of_model)(repo, self._names(repo))
-            places = {file: self._place(repo, file) for file in wanted[:FILES_MAX]}
+            places = {file: self._place(repo, file) for file in wanted}
             if len({place.commit for place in places.values()}) != 1:
                 raise AdapterError(Code.UPSTREAM_ERROR, f"{repo} is just being changed: load once more.")
             progress = _Progress(repo, sum(place.size for place in places.values()), report, given_up)

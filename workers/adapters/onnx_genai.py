@@ -1,14 +1,14 @@
 """ONNX Runtime GenAI inside the worker: a folder with a graph in the format ONNX, no torch, no network.
 
 A model is a folder with a genai_config.json (workers.genai_folder), found by workers.genai_names. What all
-engines do alike stands in workers.engine_adapter, how replies are made in workers.genai_replies. What was found
-out about version 0.18.0, and what follows from it:
+engines do alike stands in workers.engine_adapter, how replies are made in workers.genai_replies. What was
+found out about version 0.18.0, and what follows from it:
 
 1. The package sends what it is used for to its maker, and leaves a number of this machine on the disk, unless
    a variable forbids it before it is imported.
 2. Its classes never let the interpreter go. So the C functions below them are called (workers.genai_library).
-3. What samples is fixed with a conversation's beginning, and so is its chance. So tokens are chosen here, and a
-   conversation can be taken on by a request that says something else.
+3. What samples is fixed with a conversation's beginning, and so is its chance. So tokens are chosen here, and
+   a request that says something else can go on with a conversation.
 4. Requests at once are conversations in threads: its own batching is for graphs that only GPUs compute.
 """
 
@@ -81,8 +81,8 @@ _ERRORS: Final = (LibraryError, MemoryError)
 _NO_MEMORY: Final = ("bad_alloc", "bad allocation", "allocate", "out of memory", "not enough memory")
 """In what the engine says when there is none."""
 _DEVICES: Final = ("cuda", "webgpu")
-"""What builds of the package may compute with besides the processor. On the others that they know, DirectML among
-them, a conversation cannot be gone on with."""
+"""What builds of the package may compute with besides the processor. On others that they know, DirectML among
+them, nothing can be added to a conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +226,9 @@ class Engine:
         if _is_no_memory(error):
             sentence = f"The engine ran out of memory: try {smaller(self._used)}."
             return AdapterError(Code.OUT_OF_MEMORY, sentence)
-        return AdapterError(Code.INVALID_PROMPT, f"The engine refuses the request (it said: {_quoted(error)}).")
+        return AdapterError(
+            Code.INVALID_PROMPT, f"The engine refuses the request (it said: {_quoted(error)})."
+        )
 
 
 class OnnxGenai(EngineAdapter[Wanted, Engine]):
@@ -380,8 +382,8 @@ def _started(wanted: Wanted, found: GenaiModel, used: Used) -> Engine:
 
 
 def _overlay(used: Used) -> str:
-    """What is laid over the model's own config. Threads that spin would take from games and voices what they do
-    not need: without, a token took no longer."""
+    """What is laid over the model's own config. Threads that spin would take from games and voices what they
+    do not need: without, a token took no longer."""
     session = {
         "intra_op_num_threads": used.threads,
         "session.intra_op.allow_spinning": "0",
@@ -411,7 +413,9 @@ def _device(wanted: Wanted, found: GenaiModel) -> str:
     given = wanted.options.device
     if given is not None:
         if given.partition(":")[0] not in there:
-            sentence = f"This build of the engine has no {given}: leave out options.device (there is {shown})."
+            sentence = (
+                f"This build of the engine has no {given}: leave out options.device (there is {shown})."
+            )
             raise AdapterError(Code.UNSUPPORTED, sentence)
         return given
     missing = [name for name in found.devices if name not in there]
