@@ -170,7 +170,7 @@ class Conversations:
         return best
 
     def _is_better_left(self, talk: _Talk, shared: int) -> bool:
-        """Whether it is somebody else's, who would miss more than the reply gains; unless it had to go anyway."""
+        """Whether it is somebody else's, who would miss more than the reply gains, and it need not go."""
         full = self._busy + len(self._idle) >= self._places
         return 2 * shared < len(talk.tokens) and not (full and talk is self._idle[0])
 

@@ -14,16 +14,15 @@ from typing import Any, Final
 
 import pytest
 
+from tests.fakes import mistral_model
 from tests.fakes.bound import cancelled, collect, finish_of, load_only, text_of
 from tests.fakes.hub_server import hub_server
-from tests.fakes.local_model import LONG, SAME_WORDS, Local, request
+from tests.fakes.local_model import LONG, SAME_WORDS, request
 from tests.fakes.onnx_model import LOCAL
 from tests.tiny_onnx import make_tiny_onnx
-from tests.tiny_safetensors import make_tiny_safetensors
 from tests.wheelhouse import CHECKOUT
 from workers.adapter import AdapterError, Alive, Begun, Finish, LoadRequest, Message, Text
 from workers.adapters import onnx_genai
-from workers.adapters.mistralrs import MistralRs
 from workers.adapters.onnx_genai import STEP, OnnxGenai
 from workers.codes import Code
 from workers.genai_library import Generator, LibraryError
@@ -53,6 +52,14 @@ ALONE_S: Final = 30.0
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "tiny"
     make_tiny_onnx(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def same(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights, as another engine wants them."""
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    mistral_model.make_first(path)
     return path
 
 
@@ -87,10 +94,9 @@ async def refusal(model: Path | str, **options: Any) -> AdapterError:
 # ---- the library
 
 
-async def test_another_engine_says_the_same_with_the_same_weights(adapter: OnnxGenai, tmp_path: Path) -> None:
-    make_tiny_safetensors(tmp_path / "tiny")
+async def test_another_engine_says_the_same_with_the_same_weights(adapter: OnnxGenai, same: Path) -> None:
     likeliest = request("Tell me of the sea.", max_output_length=60, temperature=0.0)
-    async with Local(MistralRs).loaded(tmp_path / "tiny") as other:
+    async with mistral_model.LOCAL.loaded(same) as other:
         theirs = text_of(await collect(other, likeliest))
     assert text_of(await collect(adapter, likeliest)) == theirs
 
