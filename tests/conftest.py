@@ -23,7 +23,7 @@ import pytest
 from supervisor.catalog import load_catalog
 from supervisor.home import VARIABLE
 
-pytest_plugins = ("tests.workers.adapters.contract_table",)
+pytest_plugins = ("tests.contract_table",)
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
 T = TypeVar("T")

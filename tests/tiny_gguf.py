@@ -42,16 +42,23 @@ _LAYER: Final = re.compile(r"model\.layers\.(\d+)\.")
 
 
 def make_tiny_gguf(
-    path: Path, *, seed: int = 7, shape: Shape = TINY, template: str | None = TEMPLATE
+    path: Path,
+    *,
+    seed: int = 7,
+    shape: Shape = TINY,
+    template: str | None = TEMPLATE,
+    says: str | None = None,
+    after: str = ":",
 ) -> None:
-    """Writes the model to `path`; without a template it is a model that only continues text."""
+    """Writes the model to `path`; without a template it is a model that only continues text, and one that
+    `says` something says only that."""
     tokens = vocabulary()
     writer = gguf.GGUFWriter(str(path), "llama")
     _describe(writer, len(tokens), shape)
     _add_tokens(writer, tokens)
     if template is not None:
         writer.add_chat_template(template)
-    for name, tensor in tensors(seed, shape).items():
+    for name, tensor in tensors(seed, shape, says, after).items():
         writer.add_tensor(_named(name), tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

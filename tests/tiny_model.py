@@ -65,8 +65,18 @@ def vocabulary() -> list[str]:
     return [*SPECIALS, *_byte_tokens(), "".join(MERGE)]
 
 
-def tensors(seed: int, shape: Shape) -> dict[str, np.ndarray[Any, Any]]:
-    """The weights, by the names that the hub's repositories give them."""
+def tensors(
+    seed: int, shape: Shape, says: str | None = None, after: str = ":"
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The weights, by the names that the hub's repositories give them, of a model that talks at random or
+    always `says` something (see `speaks`)."""
+    weights = _random(seed, shape)
+    if says is not None:
+        speaks(weights, says, after)
+    return weights
+
+
+def _random(seed: int, shape: Shape) -> dict[str, np.ndarray[Any, Any]]:
     random = np.random.default_rng(seed)
     narrower = (TINY_WIDTH / shape.width) ** 0.5
 

@@ -22,17 +22,17 @@ from tests.tiny_model import (
     TEMPLATE,
     TINY,
     Shape,
-    speaks,
     tensors,
     vocabulary,
 )
 from tests.tiny_safetensors import ROPE_THETA, write_tokenizer
 
-__all__ = ["make_tiny_onnx"]
+__all__ = ["DATA", "GRAPH", "make_tiny_onnx"]
 
 MICROSOFT: Final = "com.microsoft"
 OPSET: Final = 21
 IR: Final = 10
+GRAPH: Final = "model.onnx"
 DATA: Final = "model.onnx.data"
 """The weights stand beside the graph, as in the hub's repositories."""
 _FLOAT: Final = TensorProto.FLOAT
@@ -44,24 +44,21 @@ def make_tiny_onnx(
     seed: int = 7,
     shape: Shape = TINY,
     template: str | None = TEMPLATE,
-    says: str = "",
+    says: str | None = None,
     after: str = ":",
 ) -> None:
     """Writes the model into `folder`; without a template it is a model that only continues text, and with
-    what it `says` (tests.tiny_model.speaks) it says that again and again."""
+    something that it `says` it says only that."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(folder, shape, template)
     (folder / "genai_config.json").write_text(json.dumps(_config(shape)), encoding="utf-8")
-    weights = tensors(seed, shape)
-    if says:
-        speaks(weights, says, after)
-    _write_graph(folder, weights, shape)
+    _write_graph(folder, tensors(seed, shape, says, after), shape)
 
 
 def _config(shape: Shape) -> dict[str, Any]:
     decoder = {
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-        "filename": "model.onnx",
+        "filename": GRAPH,
         "head_size": shape.width // shape.heads,
         "hidden_size": shape.width,
         "num_attention_heads": shape.heads,
@@ -138,7 +135,7 @@ def _write_graph(folder: Path, weights: dict[str, np.ndarray[Any, Any]], shape: 
     sets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
     model = helper.make_model(made, opset_imports=sets, ir_version=IR)
     (folder / DATA).unlink(missing_ok=True)  # it would be added to
-    onnx.save(model, folder / "model.onnx", save_as_external_data=True, location=DATA)
+    onnx.save(model, folder / GRAPH, save_as_external_data=True, location=DATA)
 
 
 def _lengths(graph: _Graph) -> None:

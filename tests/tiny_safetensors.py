@@ -22,7 +22,6 @@ from tests.tiny_model import (
     TEMPLATE,
     TINY,
     Shape,
-    speaks,
     tensors,
     vocabulary,
 )
@@ -52,10 +51,17 @@ _BYTES: Final = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets":
 
 
 def make_tiny_safetensors(
-    folder: Path, *, seed: int = 7, shape: Shape = TINY, template: str | None = TEMPLATE, files: int = 1
+    folder: Path,
+    *,
+    seed: int = 7,
+    shape: Shape = TINY,
+    template: str | None = TEMPLATE,
+    files: int = 1,
+    says: str | None = None,
+    after: str = ":",
 ) -> None:
     """Writes the model into `folder`, its weights into so many files; without a template it is a model that
-    only continues text."""
+    only continues text, and one that `says` something says only that."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "config.json": _config(shape),
@@ -64,7 +70,7 @@ def make_tiny_safetensors(
     for name, value in texts.items():
         _write_json(folder / name, value)
     write_tokenizer(folder, shape, template)
-    _write_weights(folder, tensors(seed, shape), files)
+    _write_weights(folder, tensors(seed, shape, says, after), files)
 
 
 def write_tokenizer(folder: Path, shape: Shape, template: str | None) -> None:
@@ -75,10 +81,7 @@ def write_tokenizer(folder: Path, shape: Shape, template: str | None) -> None:
 
 def make_speaker(folder: Path, text: str) -> None:
     """A model that says that text again and again, whatever it is asked."""
-    make_tiny_safetensors(folder)
-    weights = tensors(7, TINY)
-    speaks(weights, text, after=":")
-    _write_weights(folder, weights, 1)
+    make_tiny_safetensors(folder, says=text)
 
 
 def make_tiny_mamba(folder: Path, *, seed: int = 7) -> None:

@@ -157,7 +157,10 @@ class EngineAdapter(Adapter, Generic[W, M]):
 
     async def _preload(self, model: str, report: ReportProgress) -> None:
         await self._fetched(model, report)
-        turn = self.resident.ask(await self.wanted_of(model), report)
+        wanted = await self.wanted_of(model)
+        if self.resident.ready_for(wanted):
+            return  # a turn would wait for a free place
+        turn = self.resident.ask(wanted, report)
         try:
             while not await turn.granted(BEAT_S):
                 if waits_for := turn.ahead + self.resident.taken:

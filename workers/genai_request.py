@@ -13,7 +13,7 @@ from workers.chat_prompt import TEMPLATE_WORDS
 from workers.codes import Code
 from workers.parameters import omitted
 
-__all__ = ["grammar_of", "search_of", "unknown"]
+__all__ = ["check", "grammar_of", "search_of", "unknown"]
 
 EXTRA: Final = ("ignore_eos", TEMPLATE_WORDS)
 """What a client may add."""
@@ -43,6 +43,16 @@ def grammar_of(request: Request) -> tuple[str, str] | None:
             "response_format must be of type text, json_object or json_schema with a schema.",
         )
     return "json_schema", json.dumps({**TIGHT, **schema})
+
+
+def check(request: Request) -> None:
+    """Nothing, if all numbers can be meant.
+
+    Raises:
+        AdapterError: INVALID_PROMPT.
+    """
+    if request.sampling.get("repetition_penalty", 1.0) <= 0:
+        raise AdapterError(Code.INVALID_PROMPT, "repetition_penalty must be above 0; 1 changes nothing.")
 
 
 def search_of(request: Request) -> dict[str, float]:

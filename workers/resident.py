@@ -144,6 +144,11 @@ class Resident(Generic[W, M]):
         self._advance()
         return turn
 
+    def ready_for(self, wanted: W) -> bool:
+        """Whether it is in memory, and nobody in the line wants another one in its place."""
+        held = next((held.model for held in self._held if held.model.serves(wanted)), None)
+        return held is not None and all(held.serves(turn.wanted) for turn in self._line)
+
     @property
     def taken(self) -> int:
         """How many requests are served now."""

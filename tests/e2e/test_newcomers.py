@@ -12,19 +12,26 @@ import pytest
 
 from supervisor.catalog import load_catalog
 from supervisor.spawn import STAY_VARIABLE
+from tests.e2e.engines.conftest import install
 from tests.e2e.module import KEPT_VARIABLES, Installation
-from tests.e2e.test_llama_cpp import place
 from tests.fakes.hub_server import hub_server
 from tests.supervisor.test_chat import CONTROLLING_TERMINAL, Terminal
 from tests.tiny_gguf import make_tiny_gguf
 from tests.wheelhouse import CHECKOUT
 
-__all__ = ["place"]  # the fixture is used by its name
-
 pytestmark = [pytest.mark.foreign, pytest.mark.install]
 
 MODEL: Final = next(iter(load_catalog(CHECKOUT / "venvs.toml").providers["llama-cpp"].quirks["suggested"]))
 TABLE: Final = '[provider.llama-cpp.quirks]\nmodels_dir = "{models}"\nhub = "{hub}"\n'
+
+
+@pytest.fixture(scope="module")
+def place(unprovisioned: Installation, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """An installation with llama.cpp, and without a model."""
+    home = tmp_path_factory.mktemp("hôme without a model")
+    made = Installation(unprovisioned.checkout, home, unprovisioned.wheels)
+    install(made, "llama-cpp")
+    return made
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,18 @@ async def test_a_model_in_use_goes_when_its_last_request_has_ended() -> None:
     assert rig.log == ["+a", "-a"]
 
 
+async def test_a_model_is_ready_while_nobody_wants_another_one_in_its_place() -> None:
+    rig = Rig()
+    assert not rig.resident.ready_for("a")
+    turn = await rig.turn("a")
+    assert rig.resident.ready_for("a")
+    assert not rig.resident.ready_for("b")
+    other = rig.resident.ask("b")
+    assert not rig.resident.ready_for("a"), "it will have gone soon"
+    other.release()
+    turn.release()
+
+
 # ---- several models
 
 

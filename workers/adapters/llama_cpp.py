@@ -43,6 +43,7 @@ from workers.engine_options import Given, Used, check_memory, fill, read_options
 from workers.engine_thread import Pieces, Take
 from workers.gguf_header import BadGguf, GgufHeader, read_header
 from workers.llama_chat import TRANSCRIPT_TEMPLATE, Manner, body_of, events_of, refused
+from workers.machine import give_back_memory
 from workers.model_files import parts_of
 from workers.resident import Resident, Turn
 from workers.warm_files import read_once
@@ -98,6 +99,7 @@ class Engine:
     def _drop(self) -> None:
         self._threads.shutdown()  # all are idle
         self._server = None  # the last reference: its destructor ends the engine's threads
+        give_back_memory()
 
     def answer(self, body: bytes, let_go: Callable[[], None]) -> AsyncGenerator[bytes, None]:
         """Begins a request and returns the pieces of its answer, each a JSON text; closing them ends it.

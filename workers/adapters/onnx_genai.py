@@ -52,7 +52,7 @@ from workers.genai_library import Generator, Library, LibraryError, Model, Token
 from workers.genai_names import files_of_model, find_genai, genai_names, split_hub_name
 from workers.genai_options import CPU, Given, Used, check_memory, fill, smaller
 from workers.genai_replies import Conversations, GenaiJob
-from workers.genai_request import grammar_of, search_of, unknown
+from workers.genai_request import check, grammar_of, search_of, unknown
 from workers.hub_download import Hub
 from workers.machine import give_back_memory, memory_bytes
 from workers.redaction import redacted
@@ -150,6 +150,7 @@ class Engine:
         Raises:
             AdapterError: UNSUPPORTED, INVALID_PROMPT or CONTEXT_TOO_LONG.
         """
+        check(request)
         prompt = prompt_of(request, self._manner)
         tokens = self._encode(prompt)
         if not tokens:

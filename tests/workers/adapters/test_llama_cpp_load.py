@@ -1,4 +1,5 @@
-"""Loads of the engine llama.cpp in the process: what can be wrong with a model, and what a load leaves."""
+"""What llama.cpp has of its own in a load, seen in the process; what it shares with all engines is in
+tests/e2e/engines."""
 
 from __future__ import annotations
 
@@ -9,28 +10,21 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import psutil
 import pytest
 
-from tests.fakes.bound import cancelled, collect, finish_of, load_only
+from tests.fakes.bound import cancelled
 from tests.fakes.local_model import LONG, engine, engine_of, request
-from tests.tiny_gguf import Shape, make_tiny_gguf
+from tests.tiny_gguf import make_tiny_gguf
 from workers import engine_adapter, warm_files
 from workers.adapter import AdapterError, Binding, LoadRequest, ProviderSpec, Text
 from workers.adapters import llama_cpp
-from workers.codes import Code
 from workers.engine_options import Given, fill
 from workers.gguf_header import read_header
 
 pytestmark = pytest.mark.foreign
 
-CYCLES: Final = 50
-WARM_CYCLES: Final = 10
-"""Until then the allocator is still taking what it will keep."""
-GROWTH_MAX_BYTES: Final = 16 << 20
-"""Less than one model and its context would leave behind in two cycles."""
 SETTINGS: Final = LoadRequest(preload_model="tiny")
 
 
@@ -49,40 +43,6 @@ def nothing_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     assert not llama_cpp._RESIDENT.busy
 
 
-async def refusal(model: Path | str, **options: Any) -> AdapterError:
-    adapter = engine_of(options)
-    with pytest.raises(AdapterError) as caught:
-        await load_only(adapter, LoadRequest(preload_model=str(model)))
-    await adapter.close()
-    return caught.value
-
-
-async def test_a_load_learns_the_models_and_needs_none(folder: Path) -> None:
-    adapter = engine_of(models_dir=folder)
-    loaded = await load_only(adapter)
-    await adapter.close()
-    assert (loaded.models, loaded.warnings, loaded.model_ms) == (("tiny",), (), None)
-
-
-async def test_a_load_without_any_model_says_where_to_put_one(tmp_path: Path) -> None:
-    adapter = engine_of(models_dir=tmp_path)
-    loaded = await load_only(adapter)
-    with pytest.raises(AdapterError) as caught:
-        await collect(adapter, request())
-    await adapter.close()
-    assert [warning.name for warning in loaded.warnings] == ["NO_MODELS"]
-    assert str(tmp_path) in loaded.warnings[0].message
-    assert caught.value.code is Code.INVALID_MODEL
-
-
-async def test_the_only_model_needs_no_name(folder: Path) -> None:
-    adapter = engine_of(models_dir=folder)
-    await load_only(adapter)
-    finish = finish_of(await collect(adapter, request(max_output_length=2)))
-    await adapter.close()
-    assert finish.model == "tiny"
-
-
 async def test_a_load_tells_how_far_it_is(folder: Path) -> None:
     told: list[tuple[str, str, float | None]] = []
     adapter = engine_of(models_dir=folder)
@@ -91,96 +51,6 @@ async def test_a_load_tells_how_far_it_is(folder: Path) -> None:
     assert loaded.model_ms is not None
     assert told[0] == ("model", "reading tiny", 1.0)
     assert told[-1] == ("model", "starting the engine with tiny", None)
-
-
-async def test_what_is_loaded_is_loaded_once(folder: Path) -> None:
-    told: list[str] = []
-    first, second = engine_of(models_dir=folder), engine_of(models_dir=folder)
-    await load_only(first, SETTINGS)
-    await second.load(SETTINGS, lambda phase, message, fraction: told.append(message))
-    await first.close()
-    assert finish_of(await collect(second, request(max_output_length=2))).reason == "length"
-    await second.close()
-    assert told == []
-
-
-async def test_other_options_load_the_model_anew(folder: Path) -> None:
-    async with engine(folder / "tiny.gguf") as first, engine(folder / "tiny.gguf", context_length=256):
-        assert finish_of(await collect(first, request(max_output_length=2))).reason == "length"
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (lambda data: b"", "is no GGUF file"),
-        (lambda data: b"PK\x03\x04" + data, "is no GGUF file"),
-        (lambda data: data[:100], "cut off in its header"),
-        (lambda data: data[: len(data) // 2], "weights are missing"),
-        (lambda data: data[:-100], "file is broken"),
-        (lambda data: data.replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0xlama"), "xlama"),
-    ],
-    ids=[
-        "empty",
-        "another format",
-        "cut in the header",
-        "cut in the weights",
-        "cut at the end",
-        "architecture",
-    ],
-)
-async def test_a_file_that_is_no_model_says_so(folder: Path, tmp_path: Path, damage: Any, words: str) -> None:
-    path = tmp_path / "broken.gguf"
-    path.write_bytes(damage((folder / "tiny.gguf").read_bytes()))
-    error = await refusal(path)
-    assert error.code is Code.INVALID_MODEL
-    assert words in error.message
-
-
-async def test_a_template_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "template.gguf"
-    make_tiny_gguf(path, template="{% if %}")
-    error = await refusal(path)
-    assert error.code is Code.INVALID_MODEL
-    assert "chat template" in error.message
-    async with engine(path, transcript=True) as adapter:
-        assert finish_of(await collect(adapter, request(max_output_length=2))).reason == "length"
-
-
-async def test_a_missing_file_is_an_invalid_model(tmp_path: Path) -> None:
-    assert (await refusal(tmp_path / "nothing.gguf")).code is Code.INVALID_MODEL
-
-
-async def test_a_model_that_cannot_fit_says_what_would(tmp_path: Path) -> None:
-    path = tmp_path / "vast.gguf"
-    make_tiny_gguf(path, shape=Shape(context=1 << 30))
-    error = await refusal(path, context_length=1 << 30)
-    assert error.code is Code.OUT_OF_MEMORY
-    assert "try options.context_length of" in error.message
-    async with engine(path) as adapter:
-        assert finish_of(await collect(adapter, request(max_output_length=2))).reason == "length"
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"context_length": "long"}, "options.context_length must be a whole number"),
-        ({"slots": 0}, "options.slots must be a whole number from 1"),
-        ({"transcript": "yes"}, "options.transcript must be true or false"),
-    ],
-)
-async def test_an_option_that_cannot_be_meant_is_refused(
-    folder: Path, options: dict[str, Any], words: str
-) -> None:
-    error = await refusal(folder / "tiny.gguf", **options)
-    assert error.code is Code.INVALID_REQUEST
-    assert words in error.message
-
-
-async def test_an_unknown_option_is_a_warning(folder: Path) -> None:
-    adapter = engine_of({"gpu": True}, models_dir=folder)
-    loaded = await load_only(adapter)
-    await adapter.close()
-    assert [warning.name for warning in loaded.warnings] == ["UNKNOWN_OPTION"]
 
 
 async def test_an_unknown_quirk_is_the_operators_to_mend() -> None:
@@ -240,20 +110,6 @@ async def test_a_load_waits_for_the_replies_of_another_model_and_says_so(
     await second.close()
 
 
-async def test_fifty_loads_and_unloads_leave_nothing(folder: Path) -> None:
-    sizes: list[int] = []
-    threads: list[str] = []
-    for _ in range(CYCLES):
-        adapter = engine_of(models_dir=folder)
-        await load_only(adapter, SETTINGS)
-        await collect(adapter, request(max_output_length=2))
-        await adapter.close()
-        sizes.append(_resident_bytes())
-        threads += [thread.name for thread in threading.enumerate() if thread.name.startswith("engine")]
-    assert sizes[-1] - sizes[WARM_CYCLES] < GROWTH_MAX_BYTES
-    assert threads == []
-
-
 def test_an_engine_is_never_asked_to_download(folder: Path) -> None:
     wanted = llama_cpp.Wanted("tiny", folder / "tiny.gguf", Given())
     used = fill(Given(), read_header(wanted.path), 1)
@@ -277,8 +133,3 @@ async def test_an_engine_leaves_the_signals_as_they_were(folder: Path) -> None:
         for number, handler in zip(watched, before, strict=True):
             signal.signal(number, handler)
     assert arrived == list(watched)
-
-
-def _resident_bytes() -> int:
-    size: int = psutil.Process().memory_info().rss
-    return size
