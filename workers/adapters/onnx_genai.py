@@ -52,7 +52,7 @@ from workers.genai_library import Generator, Library, LibraryError, Model, Token
 from workers.genai_names import files_of_model, find_genai, genai_names, split_hub_name
 from workers.genai_options import CPU, Given, Used, check_memory, fill, smaller
 from workers.genai_replies import Conversations, GenaiJob
-from workers.genai_request import check, grammar_of, search_of, unknown
+from workers.genai_request import check, grammar_of, search_of, stops_of, unknown
 from workers.hub_download import Hub
 from workers.machine import give_back_memory, memory_bytes
 from workers.redaction import redacted
@@ -99,6 +99,7 @@ class Asked:
     """A request, ready for the engine."""
 
     prompt: Prompt
+    stops: tuple[str, ...]
     job: GenaiJob
     warnings: tuple[Warn, ...]
 
@@ -176,7 +177,9 @@ class Engine:
             grammar=grammar,
             search=search_of(request) if grammar else None,
         )
-        return Asked(prompt, job, unknown(request))
+        return Asked(
+            prompt, stops_of(request, prompt, may_think=self._manner.may_think), job, unknown(request)
+        )
 
     def answer(self, job: GenaiJob, let_go: Callable[[], None]) -> AsyncGenerator[int | None, None]:
         """Begins a reply and returns its tokens, None as a sign of life; closing them ends it.
@@ -306,7 +309,7 @@ async def _events(
     tokens: AsyncIterator[int | None], asked: Asked, engine: Engine, model: str
 ) -> AsyncGenerator[Event, None]:
     prompt, job = asked.prompt, asked.job
-    reply = TokenReply(engine.decode, ends=job.ends, limit=job.limit, stops=prompt.stops, trims=prompt.plain)
+    reply = TokenReply(engine.decode, ends=job.ends, limit=job.limit, stops=asked.stops, trims=prompt.plain)
     async for token in tokens:
         text = "" if token is None else reply.feed((token,))
         yield Text(text) if text else Alive()
