@@ -177,8 +177,9 @@ class _Commands:
             variants.check_machine(spec, self._variant(spec))
 
     def _recipe(self, spec: EnvSpec) -> Recipe:
-        lock = self._variant(spec).lock
-        return Recipe(lock, CHECKOUT / "locks" / f"{lock}.txt", spec.imports, python=spec.python)
+        variant = self._variant(spec)
+        lock = CHECKOUT / "locks" / f"{variant.lock}.txt"
+        return Recipe(variant.lock, lock, spec.imports, python=spec.python, where=variant.where)
 
     def _find(self, spec: EnvSpec) -> Environment | None:
         return environments.find(self.home, self._recipe(spec).lock)
@@ -212,11 +213,18 @@ class _Commands:
         def say(text: str) -> None:
             print(text, file=sys.stderr, flush=True)
 
+        wanted = light(self.catalog)
         making = made_each(
-            light(self.catalog), find=self._find, make=lambda spec: self._make(self._recipe(spec)), say=say
+            [served for served in wanted if variants.suits(served.spec)],
+            find=self._find,
+            make=lambda spec: self._make(self._recipe(spec)),
+            say=say,
         )
         costs = [cost_of(self.own, 0, there=True), *making]
         print("\n".join(["", *cost_table(costs)]))
+        for served in wanted:
+            if not variants.suits(served.spec):
+                print(f"{served} is not made for this machine and this Python: {served.spec.where}")
         for served in large(self.catalog):
             print(f"{served} is large, and made by name alone: python install.py --llm {served.providers[0]}")
         return [cost for cost in costs if cost.environment is None]

@@ -158,4 +158,4 @@ def _recipe(home: Home, name: str) -> Recipe:
             f"the environment {name!r} is large and never made in passing: "
             f"run `python install.py --llm {provider}`"
         )
-    return Recipe(name, _lock_path(name), spec.imports, python=spec.python)
+    return Recipe(name, _lock_path(name), spec.imports, python=spec.python, where=spec.where)

@@ -17,7 +17,7 @@ from supervisor.errors import SettingsError
 from supervisor.home import Home
 from supervisor.providers import EnvSpec, Variant
 
-__all__ = ["check_machine", "choose", "download_bytes", "forget", "in_use", "lock_of", "named"]
+__all__ = ["check_machine", "choose", "download_bytes", "forget", "in_use", "lock_of", "named", "suits"]
 
 NOTE_BYTES: Final = 64 * 1024
 """No note of ours is larger."""
@@ -62,6 +62,13 @@ def check_machine(spec: EnvSpec, variant: Variant) -> None:
             f"the variant {variant.name!r} of {spec.name!r} has no files for this machine and this Python "
             f"(it needs: {variant.where}): take another one, --list shows them"
         )
+
+
+def suits(spec: EnvSpec) -> bool:
+    """Whether the usual variant has files for this machine and this Python."""
+    from supervisor.lockfile import applies, marker_environment  # as above
+
+    return applies(spec.where, marker_environment())
 
 
 def choose(home: Home, spec: EnvSpec, variant: Variant) -> None:
