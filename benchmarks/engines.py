@@ -1,12 +1,17 @@
 """What the module costs an engine: each engine through the module against the same one called directly.
 
     python benchmarks/engines.py --home HOME [--engine NAME] [--model FILE] [--rounds N] [--speed-only]
+    python benchmarks/engines.py --home HOME --engine NAME --pairs 7
 
 HOME is one in which `install.py --llm NAME` has run for the engines: llama-cpp, huggingface-local, onnx, and
 transformers, which is measured against two ways to call it: its batch, and its usual method. Without --model
 one of random weights is made whose tokens cost over five milliseconds; that needs numpy, gguf and onnx, so
 run it in the development environment. Both sides load the same file with the same settings and take turns, so
 that whatever else the machine does meets both. Times are in milliseconds; nothing is asserted.
+
+Where an engine puts its weights in memory differs from process to process, and one process may be a tenth
+faster than the next for as long as it lives: --pairs starts both sides anew so many times, and tells the
+median of what each pair says.
 """
 
 from __future__ import annotations
@@ -50,6 +55,7 @@ CROWD: Final = 4
 HISTORY_WORDS: Final = 120
 """Of the first turn of a conversation; a byte is a token here."""
 OPTIONS: Final[Mapping[str, Any]] = {"slots": CROWD, "threads": 1, "context_length": 2048}
+SIDES: Final = ("direct", "module")
 WAIT_S: Final = 300.0
 START_S: Final = 30.0
 SETTLE_S: Final = 2.0
@@ -290,8 +296,8 @@ class Direct:
 class Module:
     """A module that runs for the time of a measurement."""
 
-    def __init__(self, home: Path, log: IO[bytes]) -> None:
-        argv = [sys.executable, str(CHECKOUT / "supervisor"), "0", "--home", str(home)]
+    def __init__(self, home: Path, log: IO[bytes], *flags: str) -> None:
+        argv = [sys.executable, str(CHECKOUT / "supervisor"), "0", "--home", str(home), *flags]
         environment = {**os.environ, STAY_VARIABLE: "1"}
         self.process = subprocess.Popen(
             argv, env=environment, stdout=subprocess.PIPE, stderr=log, encoding="utf-8"
@@ -301,7 +307,7 @@ class Module:
     def memory(self) -> dict[str, float]:
         """Resident MiB of the supervisor, and of all below it."""
         own = psutil.Process(self.process.pid)
-        below = sum(child.memory_info().rss for child in own.children(recursive=True))
+        below = sum(map(_resident_bytes, own.children(recursive=True)))
         return {"supervisor": own.memory_info().rss / MIB, "workers": below / MIB}
 
     def close(self) -> None:
@@ -309,6 +315,14 @@ class Module:
         self.process.terminate()
         self.process.wait(START_S)
         _pipe(self.process.stdout).close()
+
+
+def _resident_bytes(process: psutil.Process) -> int:
+    """None of a process that ends while it is looked at."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        size: int = process.memory_info().rss
+        return size
+    return 0
 
 
 class Client:
@@ -396,18 +410,18 @@ async def speeds(client: Client, direct: Direct, rounds: int) -> Json:
     The lower quartile of the times is what a token costs when nothing else runs; the medians say how busy
     the machine was meanwhile.
     """
-    tokens: dict[str, list[float]] = {"direct": [], "module": []}
-    first: dict[str, list[float]] = {"direct": [], "module": []}
+    tokens: dict[str, list[float]] = {side: [] for side in SIDES}
+    first: dict[str, list[float]] = {side: [] for side in SIDES}
     for number in range(rounds):
-        for side in ("direct", "module") if number % 2 else ("module", "direct"):
+        for side in SIDES if number % 2 else reversed(SIDES):
             text = f"Tell me number {number} of the stories."
             times = direct.say(text, TOKENS) if side == "direct" else await client.say(text, TOKENS)
             tokens[side] += [(after - before) * MS for before, after in itertools.pairwise(times)]
     for number in range(FIRST_TOKENS):
-        for side in ("direct", "module") if number % 2 else ("module", "direct"):
+        for side in SIDES if number % 2 else reversed(SIDES):
             text = f"{number:03} is a number."
             times = direct.say(text, 1) if side == "direct" else await client.say(text, 1)
-            first[side].append(times[0] * MS)
+            first[side] += [moment * MS for moment in times]  # none for a piece of a letter
     return {
         "token_ms": {side: _spread(values) for side, values in tokens.items()},
         "tokens_per_s_module_against_direct": {
@@ -513,9 +527,25 @@ async def cycles(module: Module, engine: str, model: Path) -> Json:
     }
 
 
+async def paired(home: Path, engine: str, model: Path, rounds: int, pairs: int) -> Json:
+    """The speeds of so many pairs of new processes, and their medians."""
+    each = [await measure(home, engine, model, rounds, speed_only=True) for _ in range(pairs)]
+    speeds_of = [figures["speed"] for figures in each]
+    ratios = [speed["tokens_per_s_module_against_direct"]["median"] for speed in speeds_of]
+    first = [
+        round(speed["first_token_ms"]["module"]["median"] - speed["first_token_ms"]["direct"]["median"], 2)
+        for speed in speeds_of
+    ]
+    return {
+        "tokens_per_s_module_against_direct": {"median": round(median(ratios), 4), "each": ratios},
+        "first_token_later_ms": {"median": median(first), "each": first},
+        "token_ms": [{side: speed["token_ms"][side]["median"] for side in SIDES} for speed in speeds_of],
+    }
+
+
 async def measure(home: Path, engine: str, model: Path, rounds: int, *, speed_only: bool) -> Json:
     """Everything, one after the other, or only what compares the module with the engine."""
-    size = await asyncio.to_thread(_size_of, model)
+    size = await asyncio.to_thread(size_of, model)
     with tempfile.TemporaryFile() as log, contextlib.ExitStack() as stack:
         module = Module(home, log)
         stack.callback(module.close)
@@ -535,7 +565,7 @@ async def measure(home: Path, engine: str, model: Path, rounds: int, *, speed_on
         return figures
 
 
-def _size_of(model: Path) -> int:
+def size_of(model: Path) -> int:
     files = model.iterdir() if model.is_dir() else [model]
     return sum(file.stat().st_size for file in files)
 
@@ -562,6 +592,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="of that engine")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--speed-only", action="store_true", help="only what compares the two sides")
+    parser.add_argument("--pairs", type=int, help="speeds only, of so many pairs of new processes")
     parser.add_argument("--direct", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.direct is not None:
@@ -571,12 +602,14 @@ def main() -> int:
         parser.error("--home is missing: one in which install.py --llm NAME has run for each engine")
     if flags.model is not None and flags.engine is None:
         parser.error("--model needs --engine: whose model is it?")
-    found = {}
     for engine in [flags.engine] if flags.engine else ENGINES:
         with model_of(engine, flags.model) as model:
-            measured = measure(flags.home, engine, model, flags.rounds, speed_only=flags.speed_only)
-            found[engine] = asyncio.run(measured)
-    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+            if flags.pairs:
+                measured = paired(flags.home, engine, model, flags.rounds, flags.pairs)
+            else:
+                measured = measure(flags.home, engine, model, flags.rounds, speed_only=flags.speed_only)
+            sys.stdout.write(json.dumps({engine: asyncio.run(measured)}, indent=2) + "\n")
+            sys.stdout.flush()
     return 0
 
 

@@ -20,7 +20,10 @@ CHECKOUT: Final = Path(__file__).resolve().parent.parent
 STDLIB: Final = sys.stdlib_module_names
 FUNCTION_MAX_LINES: Final = 40
 
-PURE: Final = ("messages", "replies", "session", "commands", "jobs", "providers", "catalog", "errors")
+PURE: Final = (
+    *("messages", "replies", "session", "commands", "jobs", "calls", "old_calls", "providers", "catalog"),
+    "errors",
+)
 """Modules of the supervisor that know no socket, process or clock."""
 PURE_STDLIB: Final = {
     *("__future__", "collections", "collections.abc", "dataclasses", "difflib", "enum", "pathlib", "re"),

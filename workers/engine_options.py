@@ -25,6 +25,7 @@ __all__ = [
     "Used",
     "check_memory",
     "fill",
+    "outlasts_its_connection",
     "read_options",
     "suits",
 ]
@@ -104,6 +105,12 @@ def read_options(options: Mapping[str, Any], kind: type[G]) -> tuple[G, tuple[Wa
     unknown = ", ".join(sorted(set(options) - {*known, KEEP_ALIVE}))
     sentence = f"Options without a meaning here: {unknown}; known are {', '.join(known)}."
     return kind(**values), (Warn("UNKNOWN_OPTION", sentence),) if unknown else ()
+
+
+def outlasts_its_connection(options: Mapping[str, Any]) -> bool:
+    """Whether a client wants its model kept when it has gone, for whoever comes before the process ends."""
+    keep_alive = options.get(KEEP_ALIVE)
+    return isinstance(keep_alive, (int, float)) and keep_alive != 0
 
 
 def suits(used: Any, given: Any) -> bool:

@@ -14,7 +14,7 @@ from workers.codes import Code
 from workers.engine_options import CONTEXT, GIB, LIMITS, SLOTS, suits
 from workers.genai_folder import GenaiModel
 
-__all__ = ["CPU", "Given", "Used", "check_memory", "fill", "smaller"]
+__all__ = ["CPU", "Given", "Used", "check_memory", "fill", "need_bytes", "smaller"]
 
 CPU: Final = "cpu"
 SPARE: Final = 1.05
@@ -74,10 +74,10 @@ def check_memory(name: str, used: Used, model: GenaiModel, memory_bytes: int) ->
     Raises:
         AdapterError: OUT_OF_MEMORY, with what would fit.
     """
-    need = _need_bytes(used, model)
+    need = need_bytes(used, model)
     if not memory_bytes or need <= memory_bytes:
         return
-    fitting = (words for words, less in _smaller(used) if _need_bytes(less, model) <= memory_bytes)
+    fitting = (words for words, less in _smaller(used) if need_bytes(less, model) <= memory_bytes)
     raise AdapterError(
         Code.OUT_OF_MEMORY,
         f"{name!r} needs about {need / GIB:.1f} GiB with a context of {used.context_length} tokens for each "
@@ -91,7 +91,8 @@ def smaller(used: Used) -> str:
     return next((words for words, _ in _smaller(used)), "a smaller model")
 
 
-def _need_bytes(used: Used, model: GenaiModel) -> int:
+def need_bytes(used: Used, model: GenaiModel) -> int:
+    """The memory that a model takes, loaded so."""
     contexts = model.kv_bytes * used.context_length * used.slots
     return int(sum(model.files.values()) * SPARE) + contexts
 

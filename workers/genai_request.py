@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from workers.adapter import AdapterError, Request, Warn
-from workers.chat_prompt import TEMPLATE_WORDS, Prompt
+from workers.chat_prompt import TEMPLATE_WORDS
 from workers.codes import Code
 from workers.parameters import omitted
 
-__all__ = ["check", "grammar_of", "search_of", "stops_of", "unknown"]
+__all__ = ["check", "grammar_of", "search_of", "unknown"]
 
 EXTRA: Final = ("ignore_eos", TEMPLATE_WORDS)
 """What a client may add."""
@@ -53,13 +53,6 @@ def check(request: Request) -> None:
     """
     if request.sampling.get("repetition_penalty", 1.0) <= 0:
         raise AdapterError(Code.INVALID_PROMPT, "repetition_penalty must be above 0; 1 changes nothing.")
-
-
-def stops_of(request: Request, prompt: Prompt, *, may_think: bool) -> tuple[str, ...]:
-    """The texts that end the reply here. In thinking they mean nothing, so of a model that may think the host
-    cuts what is seen; and so it does at white space, which may be the first thing that a model says."""
-    given = () if may_think else request.stop
-    return tuple(dict.fromkeys(stop for stop in (*prompt.stops, *given) if stop.strip()))
 
 
 def search_of(request: Request) -> dict[str, float]:

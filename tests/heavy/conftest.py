@@ -14,9 +14,12 @@ from supervisor import environments, variants
 from supervisor.catalog import load_catalog
 from supervisor.environments import Environment, write_marker
 from supervisor.home import find_home
+from tests.e2e.engines.conftest import engine, models, row_applies, stage, talk
 from tests.e2e.module import Installation
 from tests.run_all import HOME_OF_ENGINES
 from tests.wheelhouse import CHECKOUT
+
+__all__ = ["engine", "models", "row_applies", "stage", "talk"]  # fixtures are used by their names
 
 REAL_HOME: Final = os.environ.get(HOME_OF_ENGINES)
 """Read before any test hides it; None: the usual one."""

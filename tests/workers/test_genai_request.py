@@ -9,11 +9,8 @@ import pytest
 
 from tests.fakes.bound import request
 from workers.adapter import AdapterError
-from workers.chat_prompt import Prompt
 from workers.codes import Code
-from workers.genai_request import check, grammar_of, search_of, stops_of, unknown
-
-PROMPT = Prompt("Hi:", plain=True, stops=("\nAnn:",), thinks=False)
+from workers.genai_request import check, grammar_of, search_of, unknown
 
 
 @pytest.mark.parametrize("response_format", [None, {}, {"type": "text"}])
@@ -75,9 +72,3 @@ def test_a_penalty_of_nothing_cannot_be_meant() -> None:
     check(request(sampling={"repetition_penalty": 0.5}))
     with pytest.raises(AdapterError, match="above 0"):
         check(request(sampling={"repetition_penalty": 0.0}))
-
-
-def test_stops_end_a_reply_here_unless_they_could_be_thought_or_come_first() -> None:
-    wanted = request(stop=("END", "\n", "END"))
-    assert stops_of(wanted, PROMPT, may_think=False) == ("\nAnn:", "END")
-    assert stops_of(wanted, PROMPT, may_think=True) == ("\nAnn:",)

@@ -44,15 +44,16 @@ from workers.chat_prompt import THINK, THINKING_HEADROOM, Manner, Prompt, prompt
 from workers.chat_template import renderer
 from workers.codes import Code
 from workers.engine_adapter import EngineAdapter
+from workers.engine_memory import was_memory
 from workers.engine_options import read_options
 from workers.engine_thread import Pieces, Take
 from workers.folder_model import BadFolder
 from workers.genai_folder import GenaiModel, read_genai_folder
 from workers.genai_library import Generator, Library, LibraryError, Model, Tokenizer
 from workers.genai_names import files_of_model, find_genai, genai_names, split_hub_name
-from workers.genai_options import CPU, Given, Used, check_memory, fill, smaller
+from workers.genai_options import CPU, Given, Used, check_memory, fill, need_bytes, smaller
 from workers.genai_replies import Conversations, GenaiJob
-from workers.genai_request import check, grammar_of, search_of, stops_of, unknown
+from workers.genai_request import check, grammar_of, search_of, unknown
 from workers.hub_download import Hub
 from workers.machine import give_back_memory, memory_bytes
 from workers.redaction import redacted
@@ -78,8 +79,6 @@ ERRORS_ONLY: Final = 3
 QUOTE_MAX_CHARS: Final = 200
 """Of the engine's errors, which go on with names of its insides."""
 _ERRORS: Final = (LibraryError, MemoryError)
-_NO_MEMORY: Final = ("bad_alloc", "bad allocation", "allocate", "out of memory", "not enough memory")
-"""In what the engine says when there is none."""
 _DEVICES: Final = ("cuda", "webgpu")
 """What builds of the package may compute with besides the processor. On others that they know, DirectML among
 them, nothing can be added to a conversation."""
@@ -99,7 +98,6 @@ class Asked:
     """A request, ready for the engine."""
 
     prompt: Prompt
-    stops: tuple[str, ...]
     job: GenaiJob
     warnings: tuple[Warn, ...]
 
@@ -115,6 +113,7 @@ class Engine:
         self._encoding = threading.Lock()
         self._signs = self._first_signs()
         self._ends = frozenset(found.eos_ids)
+        self._talk_bytes = found.kv_bytes * used.context_length
         self._manner = _manner(found, used)
         self._talks = Conversations(
             model,
@@ -177,9 +176,7 @@ class Engine:
             grammar=grammar,
             search=search_of(request) if grammar else None,
         )
-        return Asked(
-            prompt, stops_of(request, prompt, may_think=self._manner.may_think), job, unknown(request)
-        )
+        return Asked(prompt, job, unknown(request))
 
     def answer(self, job: GenaiJob, let_go: Callable[[], None]) -> AsyncGenerator[int | None, None]:
         """Begins a reply and returns its tokens, None as a sign of life; closing them ends it.
@@ -227,7 +224,7 @@ class Engine:
 
     def _refused(self, error: Exception) -> AdapterError:
         """The error for an exception of the engine in a reply."""
-        if _is_no_memory(error):
+        if was_memory(error, self._talk_bytes):
             sentence = f"The engine ran out of memory: try {smaller(self._used)}."
             return AdapterError(Code.OUT_OF_MEMORY, sentence)
         return AdapterError(
@@ -309,7 +306,7 @@ async def _events(
     tokens: AsyncIterator[int | None], asked: Asked, engine: Engine, model: str
 ) -> AsyncGenerator[Event, None]:
     prompt, job = asked.prompt, asked.job
-    reply = TokenReply(engine.decode, ends=job.ends, limit=job.limit, stops=asked.stops, trims=prompt.plain)
+    reply = TokenReply(engine.decode, ends=job.ends, limit=job.limit, stops=prompt.stops, trims=prompt.plain)
     async for token in tokens:
         text = "" if token is None else reply.feed((token,))
         yield Text(text) if text else Alive()
@@ -364,7 +361,7 @@ def _opened(wanted: Wanted, report: ReportProgress, given_up: threading.Event) -
         return _started(wanted, found, used)
     except _ERRORS as exc:
         give_back_memory()
-        if _is_no_memory(exc):
+        if was_memory(exc, need_bytes(used, found)):
             sentence = f"The memory ran out while {wanted.name!r} was loaded: try {smaller(used)}."
             raise AdapterError(Code.OUT_OF_MEMORY, sentence) from exc
         raise AdapterError(
@@ -430,10 +427,6 @@ def _device(wanted: Wanted, found: GenaiModel) -> str:
             "take the folder of its repository that is for that, or try options.device of 'cpu'.",
         )
     return found.devices[0] if found.devices else CPU
-
-
-def _is_no_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in _NO_MEMORY)
 
 
 def _quoted(error: Exception) -> str:
