@@ -52,6 +52,8 @@ INTERRUPTS: Final = 20
 TURNS: Final = 5
 CYCLES: Final = 50
 CROWD: Final = 4
+LETTER_TOKENS: Final = 4
+"""Of one letter at most: a reply that ends within one may have no text."""
 HISTORY_WORDS: Final = 120
 """Of the first turn of a conversation; a byte is a token here."""
 OPTIONS: Final[Mapping[str, Any]] = {"slots": CROWD, "threads": 1, "context_length": 2048}
@@ -487,7 +489,7 @@ async def _second_turn(client: Client, name: str, extra: Json) -> tuple[float, J
     history = [{"role": "user", "content": words}]
     _, text, _ = await client.converse(history, 10, **extra)
     history += [{"role": "assistant", "content": text}, {"role": "user", "content": "Go on."}]
-    times, _, end = await client.converse(history, 1, **extra)
+    times, _, end = await client.converse(history, LETTER_TOKENS, **extra)
     return times[0] * MS, end["usage"]
 
 

@@ -379,6 +379,7 @@ def _started(wanted: Wanted, found: GenaiModel, used: Used) -> Engine:
     except BaseException:
         model.close()
         raise
+    give_back_memory()  # the first conversation's, a whole context long
     return engine
 
 
