@@ -20,9 +20,7 @@ import functools
 import json
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,25 +38,20 @@ from workers.adapter import (
     Usage,
     Warn,
 )
-from workers.chat_prompt import THINK, THINKING_HEADROOM, Manner, Prompt, prompt_of
-from workers.chat_template import renderer
+from workers.chat_prompt import THINK
 from workers.codes import Code
 from workers.engine_adapter import EngineAdapter
 from workers.engine_memory import was_memory
 from workers.engine_options import read_options
-from workers.engine_thread import Pieces, Take
 from workers.folder_model import BadFolder
+from workers.genai_engine import ERRORS, Asked, Engine, Wanted, quoted
 from workers.genai_folder import GenaiModel, read_genai_folder
-from workers.genai_library import Generator, Library, LibraryError, Model, Tokenizer
+from workers.genai_library import Library, Model
 from workers.genai_names import files_of_model, find_genai, genai_names, split_hub_name
 from workers.genai_options import CPU, Given, Used, check_memory, fill, need_bytes, smaller
-from workers.genai_replies import Conversations, GenaiJob
-from workers.genai_request import check, grammar_of, search_of, unknown
 from workers.hub_download import Hub
 from workers.machine import give_back_memory, memory_bytes
-from workers.redaction import redacted
 from workers.resident import Resident, Turn
-from workers.token_choice import choice_of
 from workers.token_reply import TokenReply
 from workers.warm_files import read_once
 
@@ -67,169 +60,13 @@ import onnxruntime_genai  # it reads that while it is imported
 
 __all__ = ["ADAPTER", "OnnxGenai"]
 
-STEP: Final = 64
-"""Tokens of a prompt that are computed at once: larger steps were no faster on a processor, and an interrupt
-waits for one."""
-GPU_STEP: Final = 512
-"""The same where a GPU computes, which such a step takes some milliseconds."""
 AT_ONCE_CHARS: Final = 8192
 """A prompt up to that long becomes tokens within a millisecond or two."""
 ERRORS_ONLY: Final = 3
 """Of the engine's log."""
-QUOTE_MAX_CHARS: Final = 200
-"""Of the engine's errors, which go on with names of its insides."""
-_ERRORS: Final = (LibraryError, MemoryError)
 _DEVICES: Final = ("cuda", "webgpu")
 """What builds of the package may compute with besides the processor. On others that they know, DirectML among
 them, nothing can be added to a conversation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A model, and how it is to be loaded."""
-
-    name: str
-    path: Path
-    options: Given
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request, ready for the engine."""
-
-    prompt: Prompt
-    job: GenaiJob
-    warnings: tuple[Warn, ...]
-
-
-class Engine:
-    """A loaded model."""
-
-    def __init__(self, wanted: Wanted, found: GenaiModel, used: Used, model: Model) -> None:
-        self._path = wanted.path
-        self._used = used
-        self._model = model
-        self._tokenizer = Tokenizer(model)
-        self._encoding = threading.Lock()
-        self._signs = self._first_signs()
-        self._ends = frozenset(found.eos_ids)
-        self._talk_bytes = found.kv_bytes * used.context_length
-        self._manner = _manner(found, used)
-        self._talks = Conversations(
-            model,
-            context_length=used.context_length,
-            places=used.slots,
-            step=STEP if used.device == CPU else GPU_STEP,
-            keeps=used.prefix_cache and not found.windowed,
-        )
-        self._threads = ThreadPoolExecutor(used.slots, thread_name_prefix="engine")
-        self.places = used.slots
-
-    def serves(self, wanted: Wanted) -> bool:
-        """Whether it is that model, loaded in a way that will do."""
-        return wanted.path == self._path and self._used.will_do_for(wanted.options)
-
-    async def close(self) -> None:
-        """Gives the memory back; no request may be running."""
-        await asyncio.to_thread(self._drop)
-
-    def _drop(self) -> None:
-        self._threads.shutdown()  # all are idle
-        self._talks.close()
-        self._tokenizer.close()
-        self._model.close()
-        give_back_memory()
-
-    def decode(self, tokens: Any) -> str:
-        """As TokenReply wants it. Only the event loop calls it."""
-        return self._tokenizer.decode(tokens)
-
-    def read(self, request: Request) -> Asked:
-        """What a request asks for, in tokens. Blocks.
-
-        Raises:
-            AdapterError: UNSUPPORTED, INVALID_PROMPT or CONTEXT_TOO_LONG.
-        """
-        check(request)
-        prompt = prompt_of(request, self._manner)
-        tokens = self._encode(prompt)
-        if not tokens:
-            raise AdapterError(
-                Code.INVALID_PROMPT, "The model's chat template makes nothing of these messages."
-            )
-        room = self._used.context_length - len(tokens)
-        if room <= 0:
-            raise AdapterError(
-                Code.CONTEXT_TOO_LONG,
-                f"The messages have {len(tokens)} tokens and the context holds {self._used.context_length}: "
-                "send fewer, or load with a larger options.context_length.",
-            )
-        wanted = request.max_output_length + (THINKING_HEADROOM if prompt.thinks else 0)
-        ends = frozenset() if request.extra.get("ignore_eos") is True else self._ends
-        grammar = grammar_of(request)
-        job = GenaiJob(
-            prompt=tokens,
-            limit=min(wanted, room),
-            ends=ends | set(request.stop_ids),
-            choice=choice_of(request),
-            exact="seed" in request.sampling,
-            grammar=grammar,
-            search=search_of(request) if grammar else None,
-        )
-        return Asked(prompt, job, unknown(request))
-
-    def answer(self, job: GenaiJob, let_go: Callable[[], None]) -> AsyncGenerator[int | None, None]:
-        """Begins a reply and returns its tokens, None as a sign of life; closing them ends it.
-
-        `let_go` is called when the engine is through with it, which may be later.
-
-        Raises, while the tokens are taken:
-            AdapterError: the engine refuses the request.
-        """
-
-        def run(take: Take[int | None]) -> None:
-            self._talks.reply(job, take)
-
-        pieces = Pieces[int | None](self._threads, run, self._refused, _ERRORS)
-        pieces.work.add_done_callback(lambda _: let_go())
-        return pieces.taken()
-
-    def _encode(self, prompt: Prompt) -> list[int]:
-        """A chat template writes the signs that a text begins with; in a transcript there are none."""
-        with self._encoding:
-            tokens = self._tokenizer.encode(prompt.text)
-        return [*self._signs, *tokens] if prompt.plain else tokens
-
-    def _first_signs(self) -> list[int]:
-        """The signs that the tokenizer itself would put before a text."""
-        bare = self._tokenizer.encode("Hi")
-        self._tokenizer.add_special_tokens(add=True)
-        whole = self._tokenizer.encode("Hi")
-        self._tokenizer.add_special_tokens(add=False)
-        at = next((at for at in range(len(whole)) if whole[at : at + len(bare)] == bare), 0)
-        return whole[:at]
-
-    def warm_up(self) -> None:
-        """One token: touches all weights. Blocks.
-
-        Raises:
-            LibraryError: the graph is broken.
-        """
-        generator = Generator(self._model, {"max_length": self._used.context_length})
-        try:
-            generator.append(self._tokenizer.encode("Hi") or [0])
-            generator.scores()
-        finally:
-            generator.close()
-
-    def _refused(self, error: Exception) -> AdapterError:
-        """The error for an exception of the engine in a reply."""
-        if was_memory(error, self._talk_bytes):
-            sentence = f"The engine ran out of memory: try {smaller(self._used)}."
-            return AdapterError(Code.OUT_OF_MEMORY, sentence)
-        return AdapterError(
-            Code.INVALID_PROMPT, f"The engine refuses the request (it said: {_quoted(error)})."
-        )
 
 
 class OnnxGenai(EngineAdapter[Wanted, Engine]):
@@ -317,18 +154,6 @@ async def _events(
     yield Finish(reason, model, usage, asked.warnings)
 
 
-def _manner(found: GenaiModel, used: Used) -> Manner:
-    """How the model wants to be spoken to.
-
-    Raises:
-        AdapterError: INVALID_MODEL, its chat template cannot be read.
-    """
-    if used.transcript:
-        return Manner(None, may_think=False)
-    template = found.template or ""
-    return Manner(renderer(template, found.words), may_think="think" in template)
-
-
 # ---- loading, in a thread
 
 
@@ -359,7 +184,7 @@ def _opened(wanted: Wanted, report: ReportProgress, given_up: threading.Event) -
     report("model", f"starting the engine with {wanted.name} on {used.device}", None)
     try:
         return _started(wanted, found, used)
-    except _ERRORS as exc:
+    except ERRORS as exc:
         give_back_memory()
         if was_memory(exc, need_bytes(used, found)):
             sentence = f"The memory ran out while {wanted.name!r} was loaded: try {smaller(used)}."
@@ -367,7 +192,7 @@ def _opened(wanted: Wanted, report: ReportProgress, given_up: threading.Event) -
         raise AdapterError(
             Code.INVALID_MODEL,
             f"The engine cannot load {wanted.name!r} (architecture {found.kind or 'unknown'}); "
-            f"it said: {_quoted(exc)}.",
+            f"it said: {quoted(exc)}.",
         ) from exc
 
 
@@ -428,11 +253,6 @@ def _device(wanted: Wanted, found: GenaiModel) -> str:
             "take the folder of its repository that is for that, or try options.device of 'cpu'.",
         )
     return found.devices[0] if found.devices else CPU
-
-
-def _quoted(error: Exception) -> str:
-    """The first line of what the engine said."""
-    return redacted(str(error).strip().partition("\n")[0])[:QUOTE_MAX_CHARS]
 
 
 _RESIDENT: Final[Resident[Wanted, Engine]] = Resident(_load_engine)

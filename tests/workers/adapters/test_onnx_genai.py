@@ -23,8 +23,9 @@ from tests.tiny_onnx import make_tiny_onnx
 from tests.wheelhouse import CHECKOUT
 from workers.adapter import AdapterError, Alive, Begun, Finish, LoadRequest, Message, Text
 from workers.adapters import onnx_genai
-from workers.adapters.onnx_genai import STEP, OnnxGenai
+from workers.adapters.onnx_genai import OnnxGenai
 from workers.codes import Code
+from workers.genai_engine import STEP
 from workers.genai_library import Generator, LibraryError
 
 pytestmark = pytest.mark.foreign
