@@ -15,9 +15,8 @@ from workers.token_choice import Choice
 
 __all__ = ["Chooser"]
 
-FAR: Final = 40.0
-"""How far below the best one a token is never drawn: all tokens of a large vocabulary that are further away
-have together less than one chance in 10^12."""
+FIRST: Final = 1024
+"""Tokens that are looked at before all are: more than top_p takes, of a model that knows what to say."""
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -56,18 +55,32 @@ class Chooser:
 
 
 def _drawn(scores: Array, choice: Choice) -> int:
-    """One of the tokens that may be drawn."""
-    below = (scores.astype(np.float64) - scores.max()) / choice.temperature
-    tokens = np.flatnonzero(below > -FAR)
-    if choice.cuts:
-        tokens = tokens[np.argsort(-below[tokens], kind="stable")][: choice.top_k or None]
-    chances = np.exp(below[tokens])
-    chances /= chances.sum()
-    if choice.cuts:
-        chances *= _kept(chances, choice)
-    sums = chances.cumsum()
-    place = int(np.searchsorted(sums, sums[-1] * choice.draw(), side="right"))
-    return int(tokens[min(place, len(tokens) - 1)])
+    """One of the tokens that may be drawn. Sorting a whole vocabulary takes longer than some models take for
+    a token (20 ms for 152,000), so at first only the likeliest are looked at."""
+    with np.errstate(over="ignore"):  # next to nothing as a temperature
+        below = (scores - scores.max()) / np.float32(choice.temperature)
+    if not choice.cuts:
+        return _place(np.exp(below), choice)
+    tokens, chances = _likeliest(below, choice.top_k or FIRST)
+    kept = _kept(chances / (chances if choice.top_k else np.exp(below)).sum(dtype=np.float64), choice)
+    if not choice.top_k and kept[-1]:  # there may be more
+        tokens, chances = _likeliest(below, below.size)
+        kept = _kept(chances / chances.sum(), choice)
+    return int(tokens[_place(chances * kept, choice)])
+
+
+def _likeliest(below: Array, count: int) -> tuple[Array, Array]:
+    """So many tokens, the likeliest first, and how likely they are beside it."""
+    from_place = max(below.size - count, 0)
+    places = np.argpartition(below, from_place)[from_place:]
+    tokens = places[np.argsort(-below[places], kind="stable")]
+    return tokens, np.exp(below[tokens].astype(np.float64))
+
+
+def _place(chances: Array, choice: Choice) -> int:
+    """Where the share of all chances lies that is drawn."""
+    sums = chances.cumsum(dtype=np.float64)
+    return min(int(np.searchsorted(sums, sums[-1] * choice.draw(), side="right")), chances.size - 1)
 
 
 def _kept(chances: Array, choice: Choice) -> Array:

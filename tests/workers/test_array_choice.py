@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.fakes.bound import request
-from workers.array_choice import Chooser
+from workers.array_choice import FIRST, Chooser
 from workers.token_choice import choice_of
 
 SCORES: Final = np.log(np.array([0.5, 0.25, 0.15, 0.1], dtype=np.float32))
@@ -58,6 +58,18 @@ def test_a_token_far_below_the_best_one_is_never_drawn() -> None:
     scores[7] = 0.0
     one = chooser()
     assert {one.next(scores.tobytes()) for _ in range(100)} == {7}
+
+
+@pytest.mark.parametrize("fields", [{"top_p": 0.999}, {"min_p": 0.5}], ids=["top_p", "min_p"])
+def test_where_many_are_as_likely_all_of_them_may_come(fields: dict[str, float]) -> None:
+    """More than are looked at in the beginning."""
+    scores = np.zeros(5 * FIRST, dtype=np.float32).tobytes()
+    one = chooser((), **fields)
+    assert max(one.next(scores) for _ in range(50)) - min(one.next(scores) for _ in range(50)) > FIRST
+
+
+def test_next_to_nothing_as_a_temperature_is_the_likeliest() -> None:
+    assert shares(temperature=1e-30) == [1.0, 0, 0, 0]
 
 
 def test_a_repetition_penalty_is_for_the_prompt_too_and_drives_scores_down() -> None:
