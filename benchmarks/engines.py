@@ -3,9 +3,9 @@
     python benchmarks/engines.py --home HOME [--engine NAME] [--model FILE] [--rounds N] [--speed-only]
     python benchmarks/engines.py --home HOME --engine NAME --pairs 7
 
-HOME is one in which `install.py --llm NAME` has run for the engines: llama-cpp, huggingface-local, and
+HOME is one in which `install.py --llm NAME` has run for the engines: llama-cpp, huggingface-local, onnx, and
 transformers, which is measured against two ways to call it: its batch, and its usual method. Without --model
-one of random weights is made whose tokens cost over five milliseconds; that needs numpy and gguf, so
+one of random weights is made whose tokens cost over five milliseconds; that needs numpy, gguf and onnx, so
 run it in the development environment. Both sides load the same file with the same settings and take turns, so
 that whatever else the machine does meets both. Times are in milliseconds; nothing is asserted.
 
@@ -52,6 +52,8 @@ INTERRUPTS: Final = 20
 TURNS: Final = 5
 CYCLES: Final = 50
 CROWD: Final = 4
+LETTER_TOKENS: Final = 4
+"""Of one letter at most: a reply that ends within one may have no text."""
 HISTORY_WORDS: Final = 120
 """Of the first turn of a conversation; a byte is a token here."""
 OPTIONS: Final[Mapping[str, Any]] = {"slots": CROWD, "threads": 1, "context_length": 2048}
@@ -148,6 +150,37 @@ def mistralrs_directly(model: Path) -> Say:
     return say
 
 
+def onnx_directly(model: Path) -> Say:
+    """The package onnxruntime-genai, by its own classes and its own choice of tokens."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime_genai  # as above
+
+    numbers = {name: int(OPTIONS[name]) for name in ("threads", "context_length")}
+    config = onnxruntime_genai.Config(str(model))
+    session = {"intra_op_num_threads": numbers["threads"]}
+    config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
+    loaded = onnxruntime_genai.Model(config)
+    tokenizer = onnxruntime_genai.Tokenizer(loaded)
+
+    def say(text: str, tokens: int) -> list[float]:
+        at: list[float] = []
+        params = onnxruntime_genai.GeneratorParams(loaded)
+        length, sampling = numbers["context_length"], {"do_sample": True, "temperature": 1.0, "top_k": 0}
+        params.set_search_options(max_length=length, **sampling)
+        started = time.perf_counter()
+        prompt = tokenizer.encode(f"<|from|>user: {text}<|stop|><|from|>assistant: ")
+        generator = onnxruntime_genai.Generator(loaded, params)
+        generator.append_tokens(prompt)
+        letters = tokenizer.create_stream()
+        for _ in range(tokens):
+            generator.generate_next_token()
+            letters.decode(generator.get_next_tokens()[0])
+            at.append(time.perf_counter())
+        return [moment - started for moment in at]
+
+    return say
+
+
 def random_gguf(folder: Path) -> Path:
     """A model of random weights as a GGUF file."""
     from tests.tiny_gguf import make_tiny_gguf  # it needs numpy
@@ -167,6 +200,15 @@ def random_folder(folder: Path) -> Path:
     return folder / "random"
 
 
+def random_onnx(folder: Path) -> Path:
+    """The same as a graph."""
+    from tests.tiny_model import Shape  # it needs numpy
+    from tests.tiny_onnx import make_tiny_onnx  # and onnx
+
+    make_tiny_onnx(folder / "random", shape=Shape(**SHAPE))
+    return folder / "random"
+
+
 @dataclass(frozen=True, slots=True)
 class Contestant:
     """An engine, and how it is asked not to reuse what it has computed."""
@@ -183,6 +225,7 @@ class Contestant:
 ENGINES: Final = {
     "llama-cpp": Contestant(llama_cpp_directly, random_gguf, anew_extra={"cache_prompt": False}),
     "huggingface-local": Contestant(mistralrs_directly, random_folder, anew_options={"prefix_cache": False}),
+    "onnx": Contestant(onnx_directly, random_onnx, anew_options={"prefix_cache": False}),
     "transformers": Contestant(
         None,
         random_folder,
@@ -446,7 +489,7 @@ async def _second_turn(client: Client, name: str, extra: Json) -> tuple[float, J
     history = [{"role": "user", "content": words}]
     _, text, _ = await client.converse(history, 10, **extra)
     history += [{"role": "assistant", "content": text}, {"role": "user", "content": "Go on."}]
-    times, _, end = await client.converse(history, 1, **extra)
+    times, _, end = await client.converse(history, LETTER_TOKENS, **extra)
     return times[0] * MS, end["usage"]
 
 

@@ -193,11 +193,11 @@ class _Commands:
             )
 
     def _recipe(self, spec: EnvSpec) -> Recipe:
-        name = self._variant(spec).lock
-        lock = CHECKOUT / "locks" / f"{name}.txt"
+        variant = self._variant(spec)
+        lock = CHECKOUT / "locks" / f"{variant.lock}.txt"
         if not self.flags.variant:
             lock = variants.lock_of(self.home, CHECKOUT, spec)
-        return Recipe(name, lock, spec.imports, python=spec.python)
+        return Recipe(variant.lock, lock, spec.imports, python=spec.python, where=variant.where)
 
     def _find(self, spec: EnvSpec) -> Environment | None:
         return environments.find(self.home, self._recipe(spec).lock)
@@ -254,14 +254,18 @@ class _Commands:
 
     def _install_all(self) -> list[Cost]:
         """Makes every environment that is not large, and shows what they cost; returns those that failed."""
+        wanted = light(self.catalog)
         making = made_each(
-            light(self.catalog),
+            [served for served in wanted if variants.suits(served.spec)],
             find=self._find,
             make=lambda spec: self._make(self._recipe(spec)),
             say=_note,
         )
         costs = [cost_of(self.own, 0, there=True), *making]
         print("\n".join(["", *cost_table(costs)]))
+        for served in wanted:
+            if not variants.suits(served.spec):
+                print(f"{served} is not made for this machine and this Python: {served.spec.where}")
         for served in large(self.catalog):
             print(f"{served} is large, and made by name alone: python install.py --llm {served.providers[0]}")
         return [cost for cost in costs if cost.environment is None]

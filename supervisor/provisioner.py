@@ -165,4 +165,5 @@ def _recipe(home: Home, name: str) -> Recipe:
             f"the environment {name!r} is large and never made in passing: "
             f"run `{made_by(home, name, provider)}`"
         )
-    return Recipe(name, _lock_path(home, name), spec.imports, python=spec.python)
+    lock = _lock_path(home, name)
+    return Recipe(name, lock, spec.imports, python=spec.python, where=spec.where)

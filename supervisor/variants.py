@@ -29,6 +29,7 @@ __all__ = [
     "named",
     "own_build",
     "own_lock",
+    "suits",
 ]
 
 FROM: Final = "# from "
@@ -91,6 +92,13 @@ def check_machine(spec: EnvSpec, variant: Variant) -> None:
             f"the variant {variant.name!r} of {spec.name!r} has no files for this machine and this Python "
             f"(it needs: {variant.where}): take another one, --list shows them"
         )
+
+
+def suits(spec: EnvSpec) -> bool:
+    """Whether the usual variant has files for this machine and this Python."""
+    from supervisor.lockfile import applies, marker_environment  # as above
+
+    return applies(spec.where, marker_environment())
 
 
 def choose(home: Home, spec: EnvSpec, variant: Variant) -> None:

@@ -40,6 +40,7 @@ OWNERS: Final = {
     "google": {"workers/google_login.py"},
     "yarl": {"workers/upstream.py"},
     "jinja2": {"workers/chat_template.py"},
+    "numpy": {"workers/array_choice.py"},
     "psutil": {"supervisor/spawn.py", "workers/torch_loading.py"},
     "torch": {"workers/hf_library.py"},
     "transformers": {"workers/hf_library.py"},

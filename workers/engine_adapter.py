@@ -101,6 +101,10 @@ class EngineAdapter(Adapter, Generic[W, M]):
         """
         return self.files.find(name)
 
+    def split(self, model: str) -> tuple[str, str] | None:
+        """Repository and file of a name of the hub's, the file empty where none is; None for others."""
+        return hub_name(model)
+
     def fetch(
         self, hub: Hub, repo: str, file: str, report: ReportProgress, given_up: threading.Event
     ) -> Path:
@@ -182,7 +186,7 @@ class EngineAdapter(Adapter, Generic[W, M]):
 
     async def _fetched(self, model: str, report: ReportProgress) -> None:
         """The model is on the disk afterwards, if it may be fetched and is one of the hub's."""
-        named = hub_name(model)
+        named = self.split(model)
         if named is None or self.provider.quirks.get("download") is not True:
             return
         try:

@@ -51,7 +51,10 @@ WORDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """One of these, in any case."""
 TEXTS: Final[Mapping[str, tuple[re.Pattern[str], str]]] = {
-    "device": (re.compile(r"cpu|mps|cuda(?::\d{1,2})?"), "cpu, mps, cuda, or cuda:1 for the second one"),
+    "device": (
+        re.compile(r"cpu|mps|webgpu|cuda(?::\d{1,2})?"),
+        "cpu, mps, webgpu, cuda, or cuda:1 for the second one",
+    ),
     "revision": (re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"), "a commit, a tag or a branch"),
 }
 """A text of that form, and how it is said; all others are true or false."""

@@ -114,7 +114,7 @@ def _machine(given: Given) -> Machine:
     there = {CPU: True, "mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
     device = given.device or next(name for name in ("cuda", "mps", CPU) if there[name])
     kind, _, number = device.partition(":")
-    if not there[kind] or int(number or 0) >= max(torch.cuda.device_count(), 1):
+    if not there.get(kind) or int(number or 0) >= max(torch.cuda.device_count(), 1):
         shown = ", ".join(name for name, is_there in there.items() if is_there)
         raise AdapterError(
             Code.UNSUPPORTED,
