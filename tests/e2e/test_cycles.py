@@ -1,4 +1,7 @@
-"""Two hundred loads and unloads of each engine leave nothing: neither in the supervisor nor below it."""
+"""Processes of engines that come and go leave nothing, and loads leave no object in the supervisor.
+
+Two hundred models that come and go in one process: a row of tests/e2e/engines.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import sys
 import pytest
 
 from tests.e2e.client import Client
-from tests.e2e.cycles import CYCLES, cycles, model_leaves, process_ends
+from tests.e2e.cycles import cycles, process_ends
 from tests.e2e.figures import Figures
 from tests.e2e.light_engines import ENGINES, Engine, loaded, running, say
 from tests.e2e.module import Installation
@@ -29,22 +32,6 @@ ONCE_EACH = 20
 """So many more of a kind would be left by each of the other half; some ten come once, for other reasons."""
 
 engines = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.provider)
-
-
-@engines
-@pytest.mark.timeout(120)
-async def test_models_that_come_and_go_leave_nothing(
-    engines_place: Installation, engine: Engine, figures: Figures
-) -> None:
-    async def load(client: Client) -> None:
-        await loaded(client, engine)
-        assert (await say(client)).code == "SUCCESS"
-
-    with running(engines_place) as module:
-        growth = await cycles(module, load, model_leaves, CYCLES)
-        figures.add(TITLE, engine.provider, f"{CYCLES} models", growth.row())
-        growth.check()
-        assert len(module.workers()) == 1
 
 
 @engines
