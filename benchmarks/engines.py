@@ -50,7 +50,6 @@ TOKENS: Final = 60
 FIRST_TOKENS: Final = 20
 INTERRUPTS: Final = 20
 TURNS: Final = 5
-CYCLES: Final = 50
 CROWD: Final = 4
 LETTER_TOKENS: Final = 4
 """Of one letter at most: a reply that ends within one may have no text."""
@@ -60,8 +59,6 @@ OPTIONS: Final[Mapping[str, Any]] = {"slots": CROWD, "threads": 1, "context_leng
 SIDES: Final = ("direct", "module")
 WAIT_S: Final = 300.0
 START_S: Final = 30.0
-SETTLE_S: Final = 2.0
-"""After the last connection has gone; the model goes in some hundredths of a second."""
 MS: Final = 1000
 MIB: Final = 1 << 20
 SHAPE: Final = {"width": 768, "layers": 12, "heads": 12, "kv_heads": 4, "feed_forward": 2048}
@@ -513,22 +510,6 @@ async def interrupts(client: Client) -> Json:
     }
 
 
-async def cycles(module: Module, engine: str, model: Path) -> Json:
-    """Loads and unloads, and what stays in memory."""
-    sizes, took = [], []
-    for _ in range(CYCLES):
-        async with client_of(module, engine) as client:
-            took.append((await client.load(model))["timings_ms"]["model"])
-            sizes.append(module.memory())
-    await asyncio.sleep(SETTLE_S)
-    return {
-        "load_ms": median(took),
-        "unloaded": _rounded(module.memory()),
-        "supervisor_mib": [round(sizes[i]["supervisor"], 1) for i in (0, 9, -1)],
-        "workers_mib": [round(sizes[i]["workers"], 1) for i in (0, 9, -1)],
-    }
-
-
 async def paired(home: Path, engine: str, model: Path, rounds: int, pairs: int) -> Json:
     """The speeds of so many pairs of new processes, and their medians."""
     speeds_of = [
@@ -578,8 +559,7 @@ async def measure(home: Path, engine: str, model: Path, rounds: int, *, speed_on
             figures["second turn"] = await second_turns(client, model)
             figures["interrupt"] = await interrupts(client)
             figures["crowd"] = await crowd(module, engine, model)
-        figures["cycles"] = await cycles(module, engine, model)
-        return figures
+            return figures
 
 
 def size_of(model: Path) -> int:
