@@ -1,12 +1,17 @@
 """What the module costs an engine: each engine through the module against the same one called directly.
 
     python benchmarks/engines.py --home HOME [--engine NAME] [--model FILE] [--rounds N] [--speed-only]
+    python benchmarks/engines.py --home HOME --engine NAME --pairs 7
 
-HOME is one in which `install.py --llm NAME` has run for the engines: llama-cpp, huggingface-local, and
+HOME is one in which `install.py --llm NAME` has run for the engines: llama-cpp, huggingface-local, onnx, and
 transformers, which is measured against two ways to call it: its batch, and its usual method. Without --model
-one of random weights is made whose tokens cost over five milliseconds; that needs numpy and gguf, so
+one of random weights is made whose tokens cost over five milliseconds; that needs numpy, gguf and onnx, so
 run it in the development environment. Both sides load the same file with the same settings and take turns, so
 that whatever else the machine does meets both. Times are in milliseconds; nothing is asserted.
+
+Where an engine's weights lie in memory differs from process to process, and one may be a tenth faster than
+the next for as long as it lives; the one that loads second often is. So --pairs starts both sides anew so
+many times, the other one first each time, and tells the median of what the pairs say.
 """
 
 from __future__ import annotations
@@ -45,15 +50,15 @@ TOKENS: Final = 60
 FIRST_TOKENS: Final = 20
 INTERRUPTS: Final = 20
 TURNS: Final = 5
-CYCLES: Final = 50
 CROWD: Final = 4
+LETTER_TOKENS: Final = 4
+"""Of one letter at most: a reply that ends within one may have no text."""
 HISTORY_WORDS: Final = 120
 """Of the first turn of a conversation; a byte is a token here."""
 OPTIONS: Final[Mapping[str, Any]] = {"slots": CROWD, "threads": 1, "context_length": 2048}
+SIDES: Final = ("direct", "module")
 WAIT_S: Final = 300.0
 START_S: Final = 30.0
-SETTLE_S: Final = 2.0
-"""After the last connection has gone; the model goes in some hundredths of a second."""
 MS: Final = 1000
 MIB: Final = 1 << 20
 SHAPE: Final = {"width": 768, "layers": 12, "heads": 12, "kv_heads": 4, "feed_forward": 2048}
@@ -142,6 +147,37 @@ def mistralrs_directly(model: Path) -> Say:
     return say
 
 
+def onnx_directly(model: Path) -> Say:
+    """The package onnxruntime-genai, by its own classes and its own choice of tokens."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime_genai  # as above
+
+    numbers = {name: int(OPTIONS[name]) for name in ("threads", "context_length")}
+    config = onnxruntime_genai.Config(str(model))
+    session = {"intra_op_num_threads": numbers["threads"]}
+    config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
+    loaded = onnxruntime_genai.Model(config)
+    tokenizer = onnxruntime_genai.Tokenizer(loaded)
+
+    def say(text: str, tokens: int) -> list[float]:
+        at: list[float] = []
+        params = onnxruntime_genai.GeneratorParams(loaded)
+        length, sampling = numbers["context_length"], {"do_sample": True, "temperature": 1.0, "top_k": 0}
+        params.set_search_options(max_length=length, **sampling)
+        started = time.perf_counter()
+        prompt = tokenizer.encode(f"<|from|>user: {text}<|stop|><|from|>assistant: ")
+        generator = onnxruntime_genai.Generator(loaded, params)
+        generator.append_tokens(prompt)
+        letters = tokenizer.create_stream()
+        for _ in range(tokens):
+            generator.generate_next_token()
+            letters.decode(generator.get_next_tokens()[0])
+            at.append(time.perf_counter())
+        return [moment - started for moment in at]
+
+    return say
+
+
 def random_gguf(folder: Path) -> Path:
     """A model of random weights as a GGUF file."""
     from tests.tiny_gguf import make_tiny_gguf  # it needs numpy
@@ -161,6 +197,15 @@ def random_folder(folder: Path) -> Path:
     return folder / "random"
 
 
+def random_onnx(folder: Path) -> Path:
+    """The same as a graph."""
+    from tests.tiny_model import Shape  # it needs numpy
+    from tests.tiny_onnx import make_tiny_onnx  # and onnx
+
+    make_tiny_onnx(folder / "random", shape=Shape(**SHAPE))
+    return folder / "random"
+
+
 @dataclass(frozen=True, slots=True)
 class Contestant:
     """An engine, and how it is asked not to reuse what it has computed."""
@@ -177,6 +222,7 @@ class Contestant:
 ENGINES: Final = {
     "llama-cpp": Contestant(llama_cpp_directly, random_gguf, anew_extra={"cache_prompt": False}),
     "huggingface-local": Contestant(mistralrs_directly, random_folder, anew_options={"prefix_cache": False}),
+    "onnx": Contestant(onnx_directly, random_onnx, anew_options={"prefix_cache": False}),
     "transformers": Contestant(
         None,
         random_folder,
@@ -249,8 +295,8 @@ class Direct:
 class Module:
     """A module that runs for the time of a measurement."""
 
-    def __init__(self, home: Path, log: IO[bytes]) -> None:
-        argv = [sys.executable, str(CHECKOUT / "supervisor"), "0", "--home", str(home)]
+    def __init__(self, home: Path, log: IO[bytes], *flags: str) -> None:
+        argv = [sys.executable, str(CHECKOUT / "supervisor"), "0", "--home", str(home), *flags]
         environment = {**os.environ, STAY_VARIABLE: "1"}
         self.process = subprocess.Popen(
             argv, env=environment, stdout=subprocess.PIPE, stderr=log, encoding="utf-8"
@@ -260,7 +306,7 @@ class Module:
     def memory(self) -> dict[str, float]:
         """Resident MiB of the supervisor, and of all below it."""
         own = psutil.Process(self.process.pid)
-        below = sum(child.memory_info().rss for child in own.children(recursive=True))
+        below = sum(map(_resident_bytes, own.children(recursive=True)))
         return {"supervisor": own.memory_info().rss / MIB, "workers": below / MIB}
 
     def close(self) -> None:
@@ -268,6 +314,14 @@ class Module:
         self.process.terminate()
         self.process.wait(START_S)
         _pipe(self.process.stdout).close()
+
+
+def _resident_bytes(process: psutil.Process) -> int:
+    """None of a process that ends while it is looked at."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        size: int = process.memory_info().rss
+        return size
+    return 0
 
 
 class Client:
@@ -355,18 +409,18 @@ async def speeds(client: Client, direct: Direct, rounds: int) -> Json:
     The lower quartile of the times is what a token costs when nothing else runs; the medians say how busy
     the machine was meanwhile.
     """
-    tokens: dict[str, list[float]] = {"direct": [], "module": []}
-    first: dict[str, list[float]] = {"direct": [], "module": []}
+    tokens: dict[str, list[float]] = {side: [] for side in SIDES}
+    first: dict[str, list[float]] = {side: [] for side in SIDES}
     for number in range(rounds):
-        for side in ("direct", "module") if number % 2 else ("module", "direct"):
+        for side in SIDES if number % 2 else reversed(SIDES):
             text = f"Tell me number {number} of the stories."
             times = direct.say(text, TOKENS) if side == "direct" else await client.say(text, TOKENS)
             tokens[side] += [(after - before) * MS for before, after in itertools.pairwise(times)]
     for number in range(FIRST_TOKENS):
-        for side in ("direct", "module") if number % 2 else ("module", "direct"):
+        for side in SIDES if number % 2 else reversed(SIDES):
             text = f"{number:03} is a number."
             times = direct.say(text, 1) if side == "direct" else await client.say(text, 1)
-            first[side].append(times[0] * MS)
+            first[side] += [moment * MS for moment in times]  # none for a piece of a letter
     return {
         "token_ms": {side: _spread(values) for side, values in tokens.items()},
         "tokens_per_s_module_against_direct": {
@@ -432,7 +486,7 @@ async def _second_turn(client: Client, name: str, extra: Json) -> tuple[float, J
     history = [{"role": "user", "content": words}]
     _, text, _ = await client.converse(history, 10, **extra)
     history += [{"role": "assistant", "content": text}, {"role": "user", "content": "Go on."}]
-    times, _, end = await client.converse(history, 1, **extra)
+    times, _, end = await client.converse(history, LETTER_TOKENS, **extra)
     return times[0] * MS, end["usage"]
 
 
@@ -456,25 +510,40 @@ async def interrupts(client: Client) -> Json:
     }
 
 
-async def cycles(module: Module, engine: str, model: Path) -> Json:
-    """Loads and unloads, and what stays in memory."""
-    sizes, took = [], []
-    for _ in range(CYCLES):
-        async with client_of(module, engine) as client:
-            took.append((await client.load(model))["timings_ms"]["model"])
-            sizes.append(module.memory())
-    await asyncio.sleep(SETTLE_S)
+async def paired(home: Path, engine: str, model: Path, rounds: int, pairs: int) -> Json:
+    """The speeds of so many pairs of new processes, and their medians."""
+    speeds_of = [
+        await _speeds_anew(home, engine, model, rounds, direct_first=bool(number % 2))
+        for number in range(pairs)
+    ]
+    ratios = [speed["tokens_per_s_module_against_direct"]["median"] for speed in speeds_of]
+    first = [
+        round(speed["first_token_ms"]["module"]["median"] - speed["first_token_ms"]["direct"]["median"], 2)
+        for speed in speeds_of
+    ]
     return {
-        "load_ms": median(took),
-        "unloaded": _rounded(module.memory()),
-        "supervisor_mib": [round(sizes[i]["supervisor"], 1) for i in (0, 9, -1)],
-        "workers_mib": [round(sizes[i]["workers"], 1) for i in (0, 9, -1)],
+        "tokens_per_s_module_against_direct": {"median": round(median(ratios), 4), "each": ratios},
+        "first_token_later_ms": {"median": median(first), "each": first},
+        "token_ms": [{side: speed["token_ms"][side]["median"] for side in SIDES} for speed in speeds_of],
     }
+
+
+async def _speeds_anew(home: Path, engine: str, model: Path, rounds: int, *, direct_first: bool) -> Json:
+    """The speeds of two new processes."""
+    with tempfile.TemporaryFile() as log, contextlib.ExitStack() as stack:
+        module = Module(home, log)
+        stack.callback(module.close)
+        direct = Direct(engine, model, home) if direct_first else None
+        async with client_of(module, engine) as client:
+            await client.load(model)
+            direct = direct or Direct(engine, model, home)
+            stack.callback(direct.close)
+            return await speeds(client, direct, rounds)
 
 
 async def measure(home: Path, engine: str, model: Path, rounds: int, *, speed_only: bool) -> Json:
     """Everything, one after the other, or only what compares the module with the engine."""
-    size = await asyncio.to_thread(_size_of, model)
+    size = await asyncio.to_thread(size_of, model)
     with tempfile.TemporaryFile() as log, contextlib.ExitStack() as stack:
         module = Module(home, log)
         stack.callback(module.close)
@@ -490,11 +559,10 @@ async def measure(home: Path, engine: str, model: Path, rounds: int, *, speed_on
             figures["second turn"] = await second_turns(client, model)
             figures["interrupt"] = await interrupts(client)
             figures["crowd"] = await crowd(module, engine, model)
-        figures["cycles"] = await cycles(module, engine, model)
-        return figures
+            return figures
 
 
-def _size_of(model: Path) -> int:
+def size_of(model: Path) -> int:
     files = model.iterdir() if model.is_dir() else [model]
     return sum(file.stat().st_size for file in files)
 
@@ -521,6 +589,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="of that engine")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--speed-only", action="store_true", help="only what compares the two sides")
+    parser.add_argument("--pairs", type=int, help="speeds only, of so many pairs of new processes")
     parser.add_argument("--direct", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.direct is not None:
@@ -530,12 +599,14 @@ def main() -> int:
         parser.error("--home is missing: one in which install.py --llm NAME has run for each engine")
     if flags.model is not None and flags.engine is None:
         parser.error("--model needs --engine: whose model is it?")
-    found = {}
     for engine in [flags.engine] if flags.engine else ENGINES:
         with model_of(engine, flags.model) as model:
-            measured = measure(flags.home, engine, model, flags.rounds, speed_only=flags.speed_only)
-            found[engine] = asyncio.run(measured)
-    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+            if flags.pairs:
+                measured = paired(flags.home, engine, model, flags.rounds, flags.pairs)
+            else:
+                measured = measure(flags.home, engine, model, flags.rounds, speed_only=flags.speed_only)
+            sys.stdout.write(json.dumps({engine: asyncio.run(measured)}, indent=2) + "\n")
+            sys.stdout.flush()
     return 0
 
 

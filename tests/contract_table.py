@@ -121,7 +121,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         cell = cell_of(item)
         if cell is not None:
-            item.user_properties.append((PROPERTY, cell))
+            item.user_properties.append((PROPERTY, tuple(cell)))  # a plain one: it goes to another process
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

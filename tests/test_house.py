@@ -20,7 +20,10 @@ CHECKOUT: Final = Path(__file__).resolve().parent.parent
 STDLIB: Final = sys.stdlib_module_names
 FUNCTION_MAX_LINES: Final = 40
 
-PURE: Final = ("messages", "replies", "session", "commands", "jobs", "providers", "catalog", "errors")
+PURE: Final = (
+    *("messages", "replies", "session", "commands", "jobs", "calls", "old_calls", "providers", "catalog"),
+    "errors",
+)
 """Modules of the supervisor that know no socket, process or clock."""
 PURE_STDLIB: Final = {
     *("__future__", "collections", "collections.abc", "dataclasses", "difflib", "enum", "pathlib", "re"),
@@ -37,6 +40,7 @@ OWNERS: Final = {
     "google": {"workers/google_login.py"},
     "yarl": {"workers/upstream.py"},
     "jinja2": {"workers/chat_template.py"},
+    "numpy": {"workers/array_choice.py", "workers/openvino_replies.py"},
     "psutil": {
         *("supervisor/spawn.py", "workers/torch_loading.py"),
         *("workers/openvino_loading.py", "workers/openvino_conversion.py"),
@@ -45,7 +49,6 @@ OWNERS: Final = {
     "transformers": {"workers/hf_library.py"},
     "safetensors": {"workers/torch_faults.py"},
     **{name: {"workers/openvino_library.py"} for name in ("openvino", "optimum", "nncf")},
-    "numpy": {"workers/openvino_replies.py"},
     "truststore": {"workers/trust.py"},
     "botocore": {"workers/amazon.py"},
     "websockets": {

@@ -26,6 +26,7 @@ __all__ = [
     "Used",
     "check_memory",
     "fill",
+    "outlasts_its_connection",
     "read_options",
     "suits",
 ]
@@ -54,8 +55,8 @@ WORDS: Final[Mapping[str, tuple[str, ...]]] = {
 """One of these, in any case."""
 TEXTS: Final[Mapping[str, tuple[re.Pattern[str], str]]] = {
     "device": (
-        re.compile(r"cpu|mps|(?:cuda|gpu)(?::\d{1,2})?"),
-        "cpu, mps, cuda, gpu (Intel's), or cuda:1 for the second one",
+        re.compile(r"cpu|mps|webgpu|(?:cuda|gpu)(?::\d{1,2})?"),
+        "cpu, mps, webgpu, cuda, gpu (Intel's), or cuda:1 for the second one",
     ),
     "revision": (re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"), "a commit, a tag or a branch"),
 }
@@ -107,6 +108,12 @@ def read_options(options: Mapping[str, Any], kind: type[G]) -> tuple[G, tuple[Wa
     unknown = ", ".join(sorted(set(options) - {*known, KEEP_ALIVE}))
     sentence = f"Options without a meaning here: {unknown}; known are {', '.join(known)}."
     return kind(**values), (Warn("UNKNOWN_OPTION", sentence),) if unknown else ()
+
+
+def outlasts_its_connection(options: Mapping[str, Any]) -> bool:
+    """Whether a client wants its model kept when it has gone, for whoever comes before the process ends."""
+    keep_alive = options.get(KEEP_ALIVE)
+    return isinstance(keep_alive, (int, float)) and keep_alive != 0
 
 
 def suits(used: Any, given: Any) -> bool:

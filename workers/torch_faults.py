@@ -24,8 +24,8 @@ _NO_MEMORY: Final = (
     *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory"),
     *("bad_alloc", "bad allocation", "out of gpu resources", "exceeded max size of memory"),
 )
-"""What torch says in the one exception that it has for all that goes wrong outside of CUDA, and OpenVINO in the
-one that it has for everything."""
+"""What torch says in the one exception that it has for all that goes wrong outside of CUDA, and OpenVINO in
+the one that it has for everything."""
 
 
 def not_loaded(error: Exception, name: str, architecture: str, remedy: str) -> AdapterError:

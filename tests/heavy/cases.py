@@ -1,4 +1,4 @@
-"""What only an engine's own process can show, whichever engine of tokens it is: faults that are made on purpose,
+"""What only an engine's own process can show, whichever engine of tokens it is: faults made on purpose,
 and what many loads leave. inside.py and inside_openvino.py run it in the engines' environments.
 
 pytest is not in these, so what does not hold is an AssertionError.

@@ -26,7 +26,7 @@ REAL_HOME: Final = os.environ.get(HOME_OF_ENGINES)
 
 
 class Lend(Protocol):
-    """Makes the environment of that name count in a new HOME, or in that one; its files stay where they are."""
+    """Makes the environment of that name count in a new HOME, or in that one; its files stay in place."""
 
     def __call__(self, name: str, home: Path | None = None) -> Environment: ...
 

@@ -4,9 +4,9 @@
     python install.py --llm openvino --variant cpu
     python install.py --test tests/heavy/test_side_by_side.py
 
-OpenVINO's converter wants a transformers older than the one that the provider `transformers` was made for, and
-an older huggingface-hub; no version suits both. tests/e2e/test_side_by_side.py shows the same in every run of
-the tests, with packages made there.
+OpenVINO's converter wants a transformers older than the one that the provider `transformers` was made for,
+and an older huggingface-hub; no version suits both. tests/e2e/test_side_by_side.py shows the same in every
+run of the tests, with packages made there.
 """
 
 from __future__ import annotations
