@@ -3,15 +3,15 @@
     python benchmarks/engines.py --home HOME [--engine NAME] [--model FILE] [--rounds N] [--speed-only]
     python benchmarks/engines.py --home HOME --engine NAME --pairs 7
 
-HOME is one in which `install.py --llm NAME` has run for the engines: llama-cpp, huggingface-local, and
+HOME is one in which `install.py --llm NAME` has run for the engines: llama-cpp, huggingface-local, onnx, and
 transformers, which is measured against two ways to call it: its batch, and its usual method. Without --model
-one of random weights is made whose tokens cost over five milliseconds; that needs numpy and gguf, so
+one of random weights is made whose tokens cost over five milliseconds; that needs numpy, gguf and onnx, so
 run it in the development environment. Both sides load the same file with the same settings and take turns, so
 that whatever else the machine does meets both. Times are in milliseconds; nothing is asserted.
 
-Where an engine puts its weights in memory differs from process to process, and one process may be a tenth
-faster than the next for as long as it lives: --pairs starts both sides anew so many times, and tells the
-median of what each pair says.
+Where an engine's weights lie in memory differs from process to process, and one may be a tenth faster than
+the next for as long as it lives; the one that loads second often is. So --pairs starts both sides anew so
+many times, the other one first each time, and tells the median of what the pairs say.
 """
 
 from __future__ import annotations
@@ -50,16 +50,15 @@ TOKENS: Final = 60
 FIRST_TOKENS: Final = 20
 INTERRUPTS: Final = 20
 TURNS: Final = 5
-CYCLES: Final = 50
 CROWD: Final = 4
+LETTER_TOKENS: Final = 4
+"""Of one letter at most: a reply that ends within one may have no text."""
 HISTORY_WORDS: Final = 120
 """Of the first turn of a conversation; a byte is a token here."""
 OPTIONS: Final[Mapping[str, Any]] = {"slots": CROWD, "threads": 1, "context_length": 2048}
 SIDES: Final = ("direct", "module")
 WAIT_S: Final = 300.0
 START_S: Final = 30.0
-SETTLE_S: Final = 2.0
-"""After the last connection has gone; the model goes in some hundredths of a second."""
 MS: Final = 1000
 MIB: Final = 1 << 20
 SHAPE: Final = {"width": 768, "layers": 12, "heads": 12, "kv_heads": 4, "feed_forward": 2048}
@@ -148,6 +147,37 @@ def mistralrs_directly(model: Path) -> Say:
     return say
 
 
+def onnx_directly(model: Path) -> Say:
+    """The package onnxruntime-genai, by its own classes and its own choice of tokens."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime_genai  # as above
+
+    numbers = {name: int(OPTIONS[name]) for name in ("threads", "context_length")}
+    config = onnxruntime_genai.Config(str(model))
+    session = {"intra_op_num_threads": numbers["threads"]}
+    config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
+    loaded = onnxruntime_genai.Model(config)
+    tokenizer = onnxruntime_genai.Tokenizer(loaded)
+
+    def say(text: str, tokens: int) -> list[float]:
+        at: list[float] = []
+        params = onnxruntime_genai.GeneratorParams(loaded)
+        length, sampling = numbers["context_length"], {"do_sample": True, "temperature": 1.0, "top_k": 0}
+        params.set_search_options(max_length=length, **sampling)
+        started = time.perf_counter()
+        prompt = tokenizer.encode(f"<|from|>user: {text}<|stop|><|from|>assistant: ")
+        generator = onnxruntime_genai.Generator(loaded, params)
+        generator.append_tokens(prompt)
+        letters = tokenizer.create_stream()
+        for _ in range(tokens):
+            generator.generate_next_token()
+            letters.decode(generator.get_next_tokens()[0])
+            at.append(time.perf_counter())
+        return [moment - started for moment in at]
+
+    return say
+
+
 def random_gguf(folder: Path) -> Path:
     """A model of random weights as a GGUF file."""
     from tests.tiny_gguf import make_tiny_gguf  # it needs numpy
@@ -167,6 +197,15 @@ def random_folder(folder: Path) -> Path:
     return folder / "random"
 
 
+def random_onnx(folder: Path) -> Path:
+    """The same as a graph."""
+    from tests.tiny_model import Shape  # it needs numpy
+    from tests.tiny_onnx import make_tiny_onnx  # and onnx
+
+    make_tiny_onnx(folder / "random", shape=Shape(**SHAPE))
+    return folder / "random"
+
+
 @dataclass(frozen=True, slots=True)
 class Contestant:
     """An engine, and how it is asked not to reuse what it has computed."""
@@ -183,6 +222,7 @@ class Contestant:
 ENGINES: Final = {
     "llama-cpp": Contestant(llama_cpp_directly, random_gguf, anew_extra={"cache_prompt": False}),
     "huggingface-local": Contestant(mistralrs_directly, random_folder, anew_options={"prefix_cache": False}),
+    "onnx": Contestant(onnx_directly, random_onnx, anew_options={"prefix_cache": False}),
     "transformers": Contestant(
         None,
         random_folder,
@@ -255,8 +295,8 @@ class Direct:
 class Module:
     """A module that runs for the time of a measurement."""
 
-    def __init__(self, home: Path, log: IO[bytes]) -> None:
-        argv = [sys.executable, str(CHECKOUT / "supervisor"), "0", "--home", str(home)]
+    def __init__(self, home: Path, log: IO[bytes], *flags: str) -> None:
+        argv = [sys.executable, str(CHECKOUT / "supervisor"), "0", "--home", str(home), *flags]
         environment = {**os.environ, STAY_VARIABLE: "1"}
         self.process = subprocess.Popen(
             argv, env=environment, stdout=subprocess.PIPE, stderr=log, encoding="utf-8"
@@ -266,7 +306,7 @@ class Module:
     def memory(self) -> dict[str, float]:
         """Resident MiB of the supervisor, and of all below it."""
         own = psutil.Process(self.process.pid)
-        below = sum(child.memory_info().rss for child in own.children(recursive=True))
+        below = sum(map(_resident_bytes, own.children(recursive=True)))
         return {"supervisor": own.memory_info().rss / MIB, "workers": below / MIB}
 
     def close(self) -> None:
@@ -274,6 +314,14 @@ class Module:
         self.process.terminate()
         self.process.wait(START_S)
         _pipe(self.process.stdout).close()
+
+
+def _resident_bytes(process: psutil.Process) -> int:
+    """None of a process that ends while it is looked at."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        size: int = process.memory_info().rss
+        return size
+    return 0
 
 
 class Client:
@@ -438,7 +486,7 @@ async def _second_turn(client: Client, name: str, extra: Json) -> tuple[float, J
     history = [{"role": "user", "content": words}]
     _, text, _ = await client.converse(history, 10, **extra)
     history += [{"role": "assistant", "content": text}, {"role": "user", "content": "Go on."}]
-    times, _, end = await client.converse(history, 1, **extra)
+    times, _, end = await client.converse(history, LETTER_TOKENS, **extra)
     return times[0] * MS, end["usage"]
 
 
@@ -462,26 +510,12 @@ async def interrupts(client: Client) -> Json:
     }
 
 
-async def cycles(module: Module, engine: str, model: Path) -> Json:
-    """Loads and unloads, and what stays in memory."""
-    sizes, took = [], []
-    for _ in range(CYCLES):
-        async with client_of(module, engine) as client:
-            took.append((await client.load(model))["timings_ms"]["model"])
-            sizes.append(module.memory())
-    await asyncio.sleep(SETTLE_S)
-    return {
-        "load_ms": median(took),
-        "unloaded": _rounded(module.memory()),
-        "supervisor_mib": [round(sizes[i]["supervisor"], 1) for i in (0, 9, -1)],
-        "workers_mib": [round(sizes[i]["workers"], 1) for i in (0, 9, -1)],
-    }
-
-
 async def paired(home: Path, engine: str, model: Path, rounds: int, pairs: int) -> Json:
     """The speeds of so many pairs of new processes, and their medians."""
-    each = [await measure(home, engine, model, rounds, speed_only=True) for _ in range(pairs)]
-    speeds_of = [figures["speed"] for figures in each]
+    speeds_of = [
+        await _speeds_anew(home, engine, model, rounds, direct_first=bool(number % 2))
+        for number in range(pairs)
+    ]
     ratios = [speed["tokens_per_s_module_against_direct"]["median"] for speed in speeds_of]
     first = [
         round(speed["first_token_ms"]["module"]["median"] - speed["first_token_ms"]["direct"]["median"], 2)
@@ -494,9 +528,22 @@ async def paired(home: Path, engine: str, model: Path, rounds: int, pairs: int) 
     }
 
 
+async def _speeds_anew(home: Path, engine: str, model: Path, rounds: int, *, direct_first: bool) -> Json:
+    """The speeds of two new processes."""
+    with tempfile.TemporaryFile() as log, contextlib.ExitStack() as stack:
+        module = Module(home, log)
+        stack.callback(module.close)
+        direct = Direct(engine, model, home) if direct_first else None
+        async with client_of(module, engine) as client:
+            await client.load(model)
+            direct = direct or Direct(engine, model, home)
+            stack.callback(direct.close)
+            return await speeds(client, direct, rounds)
+
+
 async def measure(home: Path, engine: str, model: Path, rounds: int, *, speed_only: bool) -> Json:
     """Everything, one after the other, or only what compares the module with the engine."""
-    size = await asyncio.to_thread(_size_of, model)
+    size = await asyncio.to_thread(size_of, model)
     with tempfile.TemporaryFile() as log, contextlib.ExitStack() as stack:
         module = Module(home, log)
         stack.callback(module.close)
@@ -512,11 +559,10 @@ async def measure(home: Path, engine: str, model: Path, rounds: int, *, speed_on
             figures["second turn"] = await second_turns(client, model)
             figures["interrupt"] = await interrupts(client)
             figures["crowd"] = await crowd(module, engine, model)
-        figures["cycles"] = await cycles(module, engine, model)
-        return figures
+            return figures
 
 
-def _size_of(model: Path) -> int:
+def size_of(model: Path) -> int:
     files = model.iterdir() if model.is_dir() else [model]
     return sum(file.stat().st_size for file in files)
 

@@ -35,7 +35,7 @@ from supervisor.pool import Pool, ReportProgress
 from supervisor.providers import Catalog, EnvSpec, Provider
 from supervisor.server import Connection, Server
 from supervisor.session import Session
-from supervisor.variants import lock_of
+from supervisor.variants import lock_of, made_by
 from supervisor.version import VERSION
 from supervisor.worker import Death, Worker
 
@@ -195,7 +195,7 @@ class App:
         if spec.heavy:
             raise ProvisionError(
                 f"{provider.name} needs a large environment that is not made by a load; "
-                f"run: python install.py --llm {provider.id}"
+                f"run: {made_by(self._settings.home, spec.name, provider.id)}"
             )
         # Here and not at the top: most starts never make an environment, and "ready" must not pay for it.
         from supervisor.provisioner import provision_child

@@ -124,6 +124,7 @@ def _env(name: str, table: dict[str, Any]) -> EnvSpec:
         about=_value(where, table, "about", str, ""),
         where=_value(where, table, "where", str, ""),
         size_mb=_sizes(where, table),
+        builds=_strings(where, table, "builds"),
     )
     if spec.others and not spec.heavy:  # a load would make the usual one, whatever the operator chose before
         raise CatalogError(f"{where}: an environment with variants must be heavy = true")

@@ -111,6 +111,10 @@ def _report(place: Place, file: str) -> None:
     )
 
 
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 class _Commands:
     """The commands of one call, in the order in which they make sense together."""
 
@@ -132,6 +136,7 @@ class _Commands:
             sys.stdout = sys.stderr  # the ready line is to be the first thing on stdout
         wanted = self._resolve([name for name in names_of(self.flags.llm) if name != ALL])
         unwanted = self._resolve(names_of(self.flags.remove))
+        self._check_builds(wanted)
         self._check_variant(wanted)
         if self.flags.test is not None:
             self._test()
@@ -176,27 +181,68 @@ class _Commands:
         for spec in several:
             variants.check_machine(spec, self._variant(spec))
 
+    def _check_builds(self, wanted: Sequence[Provider]) -> None:
+        """Before anything is done: --builds must mean one environment, whose engine comes in other builds."""
+        if self.flags.builds is None:
+            return
+        specs = {spec.name: spec for spec in map(self.catalog.env_of, wanted) if spec.builds}
+        if self.flags.variant or len(specs) != 1:
+            several = ", ".join(spec.name for spec in self.catalog.envs.values() if spec.builds)
+            raise SettingsError(
+                f"--builds goes with one --llm whose environment is one of {several}, without --variant"
+            )
+
     def _recipe(self, spec: EnvSpec) -> Recipe:
-        lock = self._variant(spec).lock
-        return Recipe(lock, CHECKOUT / "locks" / f"{lock}.txt", spec.imports, python=spec.python)
+        variant = self._variant(spec)
+        lock = CHECKOUT / "locks" / f"{variant.lock}.txt"
+        if not self.flags.variant:
+            lock = variants.lock_of(self.home, CHECKOUT, spec)
+        return Recipe(variant.lock, lock, spec.imports, python=spec.python, where=variant.where)
 
     def _find(self, spec: EnvSpec) -> Environment | None:
         return environments.find(self.home, self._recipe(spec).lock)
 
     def _install(self, provider: Provider) -> None:
         spec = self.catalog.env_of(provider)
-        recipe = self._recipe(spec)
-        known = self._find(spec)
-        if known is None:
-            self._announce(spec)
-        environment = known or self._make(recipe)
-        variants.choose(self.home, spec, self._variant(spec))
+        theirs = self.flags.builds is not None and spec.builds
+        known, environment = self._their_build(spec) if theirs else self._our_build(provider, spec)
         how = (
             "is installed"
             if known
             else f"installed in {environment.seconds:.1f} s with {environment.installer}"
         )
-        print(f"{provider.id}: {how} ({recipe.name}, {size_text(environment.size_bytes)})")
+        print(f"{provider.id}: {how} ({self._variant(spec).lock}, {size_text(environment.size_bytes)})")
+
+    def _our_build(self, provider: Provider, spec: EnvSpec) -> tuple[bool, Environment]:
+        """Whether it was there, and the environment: that of --variant, else the one in use."""
+        recipe = self._recipe(spec)
+        own = not self.flags.variant and variants.own_build(self.home, spec.name) is not None
+        known = environments.find(self.home, recipe.lock)
+        if known is None and own:
+            raise ProvisionError(
+                f"{provider.id} was made of your own build, which has gone: run "
+                f"{variants.made_by(self.home, spec.name, provider.id)}, "
+                f"or --remove {provider.id} first, to have the usual one"
+            )
+        if known is None:
+            self._announce(spec)
+        environment = known or self._make(recipe)
+        if not own:
+            variants.choose(self.home, spec, self._variant(spec))
+        return known is not None, environment
+
+    def _their_build(self, spec: EnvSpec) -> tuple[bool, Environment]:
+        """The same, with the engine's packages from where --builds says."""
+        from supervisor.own_build import fetched, keep  # rarely asked for
+
+        usual = CHECKOUT / "locks" / f"{spec.name}.txt"
+        where = self.flags.builds
+        with fetched(self.home, spec, usual, where, wheelhouse=self.wheelhouse, say=_note) as build:
+            known = environments.find(self.home, build.lock)
+            recipe = Recipe(spec.name, build.lock, spec.imports, python=spec.python)
+            environment = known or self._make(recipe, build.files)
+            keep(self.home, spec, build.lock)
+        return known is not None, environment
 
     def _announce(self, spec: EnvSpec) -> None:
         """What is about to be downloaded, where that is much."""
@@ -204,31 +250,35 @@ class _Commands:
         size_bytes = variants.download_bytes(variant)
         if size_bytes:
             named = f", variant {variant.name} ({variant.about})" if spec.others else ""
-            print(f"{spec.name}{named}: {size_text(size_bytes)} to download", file=sys.stderr, flush=True)
+            _note(f"{spec.name}{named}: {size_text(size_bytes)} to download")
 
     def _install_all(self) -> list[Cost]:
         """Makes every environment that is not large, and shows what they cost; returns those that failed."""
-
-        def say(text: str) -> None:
-            print(text, file=sys.stderr, flush=True)
-
+        wanted = light(self.catalog)
         making = made_each(
-            light(self.catalog), find=self._find, make=lambda spec: self._make(self._recipe(spec)), say=say
+            [served for served in wanted if variants.suits(served.spec)],
+            find=self._find,
+            make=lambda spec: self._make(self._recipe(spec)),
+            say=_note,
         )
         costs = [cost_of(self.own, 0, there=True), *making]
         print("\n".join(["", *cost_table(costs)]))
+        for served in wanted:
+            if not variants.suits(served.spec):
+                print(f"{served} is not made for this machine and this Python: {served.spec.where}")
         for served in large(self.catalog):
             print(f"{served} is large, and made by name alone: python install.py --llm {served.providers[0]}")
         return [cost for cost in costs if cost.environment is None]
 
-    def _make(self, recipe: Recipe) -> Environment:
+    def _make(self, recipe: Recipe, files: Path | None = None) -> Environment:
+        """That environment, from those files where they are given."""
         progress = ProgressLine(sys.stderr)
         try:
             return provision(
                 self.home,
                 recipe,
                 installer=self.flags.installer,
-                wheelhouse=self.wheelhouse,
+                wheelhouse=files or self.wheelhouse,
                 on_progress=progress,
             )
         finally:
@@ -261,7 +311,11 @@ class _Commands:
             )
 
     def _collect_garbage(self) -> None:
-        locks = [path.read_bytes() for path in (CHECKOUT / "locks").glob("*.txt")]
+        from supervisor.own_build import sweep  # rarely asked for
+
+        sweep(self.home)
+        folders = (CHECKOUT / "locks", self.home.builds)
+        locks = [path.read_bytes() for folder in folders for path in folder.glob("*.txt")]
         in_use = [path for path in self.home.envs.glob("*-*") if running_under(path)]
         removed = environments.collect_garbage(self.home, locks, in_use=in_use)
         for name, size_bytes in removed:

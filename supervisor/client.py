@@ -15,6 +15,7 @@ from supervisor.bindings import Binding
 from supervisor.commands import (
     AskProviders,
     AskStatus,
+    CallPart,
     CancelLoad,
     CloseModule,
     EndGeneration,
@@ -110,8 +111,7 @@ class Client:
     def drained(self) -> None:
         """The socket took everything: the streams that wait for credit get it."""
         for number in self._due:
-            self._pool.credit(self._providers[number], number, self._untaken[number])
-            self._untaken[number] = 0
+            self._give_credit(number)
         self._due.clear()
 
     def gone(self) -> None:
@@ -143,10 +143,29 @@ class Client:
         if message is None:
             return
         self._outbox.send(message)
-        untaken = self._untaken[number] + len(text)
-        self._untaken[number] = untaken
-        if untaken >= CREDIT_STEP_CHARS:
+        if self._owes_credit(number, len(text)):
             self._due.add(number)
+
+    def call_part(self, number: int, part: CallPart) -> None:
+        """A piece of a call of a tool. For one that the client is not sent there is credit at once."""
+        outputs = self._session.call_part(number, part)
+        self._carry_out(outputs)
+        if not self._owes_credit(number, len(part.arguments)):
+            return
+        if outputs:
+            self._due.add(number)
+        else:
+            self._give_credit(number)
+
+    def _owes_credit(self, number: int, chars: int) -> bool:
+        """Counts what a worker has sent; whether it is enough to give credit for."""
+        untaken = self._untaken[number] + chars
+        self._untaken[number] = untaken
+        return untaken >= CREDIT_STEP_CHARS
+
+    def _give_credit(self, number: int) -> None:
+        self._pool.credit(self._providers[number], number, self._untaken[number])
+        self._untaken[number] = 0
 
     def ended(self, number: int, outcome: Outcome) -> None:
         """The end of a generation."""

@@ -18,6 +18,7 @@ from supervisor.replies import Reply, WarningNote
 __all__ = [
     "AskProviders",
     "AskStatus",
+    "CallPart",
     "CancelLoad",
     "CloseModule",
     "Command",
@@ -48,7 +49,7 @@ class CancelLoad:
 
 @dataclass(frozen=True, slots=True)
 class StartGeneration:
-    """Generate; answered by `chunk` any number of times and `generation_ended` once."""
+    """Generate; answered by `chunk` and `call_part` any number of times and `generation_ended` once."""
 
     number: int
     provider: str
@@ -94,6 +95,16 @@ class LoadResult:
     models: Sequence[str] = ()
     timings_ms: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[WarningNote] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallPart:
+    """A piece of a call of a tool: which call of the reply, and the next piece of its arguments."""
+
+    index: int
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,11 @@ def _add_installing(group: argparse._ArgumentGroup) -> None:
         "--variant", metavar="NAME", help="of an environment that has several; --list shows them"
     )
     group.add_argument(
+        "--builds",
+        metavar="WHERE",
+        help="take the engine's own packages from that index, folder or wheel: another build, as for a GPU",
+    )
+    group.add_argument(
         "--wheelhouse", type=Path, metavar="DIR", help="install from these files alone, offline"
     )
 

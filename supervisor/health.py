@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from supervisor import spawn
+from supervisor.model_memory import megabytes
 
 __all__ = [
     "STATES",
@@ -30,8 +31,6 @@ log = logging.getLogger(__name__)
 
 STATES: Final = ("starting", "ready", "stopping", "dead", "down", "idle")
 """All that a worker's `state` can say."""
-MEGABYTE: Final = 1 << 20
-"""As the limits of a worker's memory count."""
 LOOK_S: Final = 1.0
 """Between two looks at the loop's lag while there is a worker; with none there is nothing to be late for."""
 
@@ -64,6 +63,10 @@ class WorkerHealth:
     """The last ping's way through its event loop and back."""
     memory_bytes: int | None = None
     """Resident, at most a second old."""
+    models: tuple[str, ...] = ()
+    """Of an engine: what is in its memory."""
+    memory_before_bytes: int | None = None
+    """Resident before the first of them came."""
     cpu_s: float | None = None
     """Processor time since its start, as old."""
     cpu_percent: float | None = None
@@ -72,7 +75,7 @@ class WorkerHealth:
 
     def fields(self) -> dict[str, Any]:
         """As `status_done` tells them."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "models": list(self.models)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +113,16 @@ def log_workers(workers: Iterable[WorkerHealth]) -> None:
     """One line for each worker."""
     for worker in workers:
         log.info(
-            "worker health provider=%s state=%s pid=%s uptime_s=%.0f memory_mb=%s cpu_pct=%s open=%d "
-            "finished=%d restarts=%d heartbeat_ms=%s condition=%s last_error=%r",
+            "worker health provider=%s state=%s pid=%s uptime_s=%.0f memory_mb=%s models=%d "
+            "before_models_mb=%s cpu_pct=%s open=%d finished=%d restarts=%d heartbeat_ms=%s condition=%s "
+            "last_error=%r",
             worker.provider,
             worker.state,
             worker.pid,
             worker.uptime_s,
-            _megabytes(worker.memory_bytes),
+            megabytes(worker.memory_bytes),
+            len(worker.models),
+            megabytes(worker.memory_before_bytes),
             _rounded(worker.cpu_percent),
             worker.open_requests,
             worker.finished_requests,
@@ -133,7 +139,7 @@ def log_module(module: ModuleHealth, cpu_percent: float) -> None:
         "module health uptime_s=%.0f clients=%d memory_mb=%s cpu_pct=%s lag_ms=%s log_lines_lost=%d",
         module.uptime_s,
         module.clients,
-        _megabytes(module.memory_bytes),
+        megabytes(module.memory_bytes),
         _rounded(cpu_percent),
         _rounded(module.lag_s * 1000),
         sum(module.lost_lines.values()),
@@ -143,10 +149,6 @@ def log_module(module: ModuleHealth, cpu_percent: float) -> None:
 def one_word(text: str | None) -> str | None:
     """As the value of a field in a line for people, which ends at a space."""
     return None if text is None else text.replace(" ", "_")
-
-
-def _megabytes(size_bytes: int | None) -> int | None:
-    return None if size_bytes is None else round(size_bytes / MEGABYTE)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -4,6 +4,7 @@
     locks/KEY.lock                  who builds
     logs/                           the supervisor's rotating log
     variants.json                   which variant of an environment was made last
+    builds/ENV.txt                  what an operator's own build consists of
     bin/w-ai-fu-llm, spawn.json     how an application starts the module; install.py writes them
     venvs.local.toml, settings.toml, .env   the operator's own
 
@@ -72,6 +73,11 @@ class Home:
     def variants(self) -> Path:
         """Which variant of an environment the operator made last."""
         return self.root / "variants.json"
+
+    @property
+    def builds(self) -> Path:
+        """The locks of builds that the operator took from elsewhere; made with the first one."""
+        return self.root / "builds"
 
     @property
     def settings(self) -> Path:

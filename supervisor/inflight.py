@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from supervisor.commands import Outcome
+from supervisor.commands import CallPart, Outcome
 from supervisor.errors import Failure
 from supervisor.jobs import Job
 from supervisor.replies import WarningNote
@@ -37,6 +37,9 @@ class Sink(Protocol):
 
     def chunk(self, number: int, text: str) -> None:
         """A piece of visible text."""
+
+    def call_part(self, number: int, part: CallPart) -> None:
+        """A piece of a call of a tool."""
 
     def ended(self, number: int, outcome: Outcome) -> None:
         """The one end."""
@@ -125,15 +128,28 @@ class Requests:
 
     def chunk(self, frame: wire.Chunk) -> None:
         """A piece of text."""
-        entry = self._open.get(frame.request)
+        entry = self._heard(frame.request, len(frame.text))
+        if entry is not None:
+            entry.sink.chunk(frame.request, frame.text)
+
+    def call_part(self, frame: wire.CallPart) -> None:
+        """A piece of a call of a tool."""
+        entry = self._heard(frame.request, len(frame.arguments))
+        if entry is not None:
+            part = CallPart(frame.index, frame.id, frame.name, frame.arguments)
+            entry.sink.call_part(frame.request, part)
+
+    def _heard(self, number: int, chars: int) -> _Open | None:
+        """The request that a piece of a reply is for, unless it is over or ending."""
+        entry = self._open.get(number)
         if entry is None or entry.ending is not None:
-            return
+            return None
         now = self._loop.time()
         if entry.first_token is None:
             entry.first_token = now
         entry.last_life = now
-        entry.unpaid_chars += len(frame.text)
-        entry.sink.chunk(frame.request, frame.text)
+        entry.unpaid_chars += chars
+        return entry
 
     def alive(self, frame: wire.Alive) -> None:
         """A sign of life that nobody sees."""

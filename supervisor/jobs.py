@@ -13,6 +13,7 @@ from msgspec import UnsetType
 
 from supervisor.errors import Failure
 from supervisor.messages import ChatMessage, Generate, Params
+from supervisor.old_calls import OldCalls
 from workers.codes import Code
 
 __all__ = ["Job", "Limits", "make_job", "unsupported"]
@@ -57,21 +58,15 @@ class Job:
 
 def unsupported(request: Generate) -> Failure | None:
     """What the request asks for and this version cannot do, or None."""
-    params = request.params or Params()
     asked = {
         "sentences": request.sentences,
         "reasoning": request.reasoning,
-        "tool_deltas": request.tool_deltas,
         "fallback": request.fallback,
-        "params.tools": params.tools,
-        "params.tool_choice": params.tool_choice,
     }
     for name, value in asked.items():
         if value:
             return _cannot(f"{name} is not supported by this version; leave it out.")
     for index, message in enumerate(request.messages):
-        if message.role in ("tool", "function") or message.tool_calls:
-            return _cannot(f"messages[{index}] belongs to a tool call, which this version does not support.")
         for part in message.content if isinstance(message.content, list) else ():
             if part.type != "text":
                 return _cannot(
@@ -83,11 +78,16 @@ def unsupported(request: Generate) -> Failure | None:
 def make_job(request: Generate, model: str, limits: Limits) -> Job | Failure:
     """The work of a request that `unsupported` let pass."""
     messages = []
+    pairs = OldCalls()
     for index, message in enumerate(request.messages):
         content = _text(message)
         if content is None:
             return Failure(Code.INVALID_REQUEST, f"messages[{index}].content is missing.")
-        messages.append({"role": message.role, "content": content, "name": message.name or None})
+        fields = pairs.fields(message)
+        if fields is None:
+            sentence = f"messages[{index}] of role function answers no function_call before it."
+            return Failure(Code.INVALID_REQUEST, sentence)
+        messages.append({"content": content, **fields})
     params = request.params or Params()
     timeout_ms = _timeout_ms(params.timeout_ms, limits)
     first_ms = params.first_token_timeout_ms
@@ -119,6 +119,8 @@ def _body(
         "sampling": {name: value for name, value in given.items() if value is not None},
         "response_format": params.response_format,
         "reasoning_effort": params.reasoning_effort,
+        "tools": params.tools or [],
+        "tool_choice": params.tool_choice or None,
         "extra": params.extra or {},
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -27,6 +28,13 @@ FATAL: Final = "Fatal Python error"
 """How the interpreter's own last words begin; what follows them are stacks."""
 
 
+NO_MEMORY: Final = re.compile(
+    r"^memory allocation of \d+ bytes failed|terminat.*std::bad_alloc|CUDA error: out of memory"
+)
+"""What runtimes say before they abort for want of memory: Rust's, C++'s, and llama.cpp's on a GPU. Who goes
+on after it says it in other words."""
+
+
 class LastWords:
     """The stderr of one worker, as bytes in any split."""
 
@@ -37,6 +45,8 @@ class LastWords:
         self._second = float("-inf")
         self._room = 0
         self._left_out = 0
+        self.out_of_memory = False
+        """Whether it said that it must end for want of memory."""
 
     def feed(self, data: bytes) -> None:
         """What one read brought."""
@@ -71,6 +81,7 @@ class LastWords:
         text = line[:LINE_BYTES].decode("utf-8", "replace").rstrip()
         if text:
             self._lines.append(text)
+            self.out_of_memory |= NO_MEMORY.search(text) is not None
         return text
 
     def _tell_of_left_out(self) -> None:

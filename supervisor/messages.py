@@ -23,8 +23,10 @@ __all__ = [
     "ROLES",
     "Address",
     "Broken",
+    "Called",
     "ChatMessage",
     "Close",
+    "FunctionCall",
     "Generate",
     "GetModels",
     "GetProviders",
@@ -73,14 +75,31 @@ class Part(msgspec.Struct, frozen=True):
     text: str | None = None
 
 
+class FunctionCall(msgspec.Struct, frozen=True):
+    """What is called, and with what: JSON text, or the object itself, as some models' own forms have it."""
+
+    name: str
+    arguments: str | dict[str, Any] | None = None
+
+
+class Called(msgspec.Struct, frozen=True):
+    """A call of a tool, in the OpenAI shape."""
+
+    id: str
+    function: FunctionCall
+    type: str | None = None
+
+
 class ChatMessage(msgspec.Struct, frozen=True):
     """One message of a prompt."""
 
     role: str
     content: str | list[Part] | None = None
     name: str | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: list[Called] | None = None
     tool_call_id: str | None = None
+    function_call: FunctionCall | None = None
+    """The one call that an assistant could make before there were `tool_calls`."""
 
 
 class Params(msgspec.Struct, frozen=True):
@@ -101,8 +120,8 @@ class Params(msgspec.Struct, frozen=True):
     repetition_penalty: float | None = None
     seed: int | None = None
     response_format: dict[str, Any] | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
     reasoning_effort: str | None = None
     extra: dict[str, Any] | None = None
 
@@ -393,6 +412,7 @@ def _check_generate(body: Generate) -> None:
     for index, message in enumerate(body.messages):
         if message.role not in ROLES:
             raise ValueError(f"messages[{index}].role must be one of {', '.join(ROLES)}.")
+        _check_tool_message(f"messages[{index}]", message)
     params = body.params or Params()
     for field in ("max_output_length", "timeout_ms", "first_token_timeout_ms"):
         value = getattr(params, field)
@@ -400,6 +420,24 @@ def _check_generate(body: Generate) -> None:
             raise ValueError(f"params.{field} must be at least 1.")
     _check_nesting("params.extra", params.extra)
     _check_nesting("params.response_format", params.response_format)
+    _check_nesting("params.tools", params.tools)
+    _check_nesting("params.tool_choice", params.tool_choice)
+
+
+def _check_tool_message(where: str, message: ChatMessage) -> None:
+    if message.role == "tool" and not message.tool_call_id:
+        raise ValueError(f"{where}.tool_call_id is missing: it names the call that the tool answers.")
+    if message.role == "function" and not message.name:
+        raise ValueError(f"{where}.name is missing: it names the function that answers.")
+    if (message.tool_calls or message.function_call) and message.role != "assistant":
+        raise ValueError(f"{where} is of role {message.role}; only an assistant calls tools.")
+    for number, call in enumerate(message.tool_calls or ()):
+        place = f"{where}.tool_calls[{number}]"
+        if not (call.id and call.function.name):
+            raise ValueError(f"{place} needs an id and the name of a function.")
+        if call.type not in (None, "function"):
+            raise ValueError(f"{place}.type must be function.")
+        _check_nesting(f"{place}.function.arguments", call.function.arguments)
 
 
 def _check_nesting(field: str, value: object) -> None:

@@ -89,7 +89,8 @@ class Place:
     @property
     def locks(self) -> list[Path]:
         """The lock of every environment that this checkout knows."""
-        return sorted((self.checkout / "locks").glob("*.txt"))
+        ours = sorted((self.checkout / "locks").glob("*.txt"))
+        return [*ours, *sorted(self.home.builds.glob("*.txt"))]
 
 
 def command(place: Place, *flags: str) -> str:

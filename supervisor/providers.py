@@ -77,6 +77,8 @@ class EnvSpec:
     """The marker of the machines for which that has files; empty: all."""
     size_mb: Mapping[str, int] = field(default_factory=dict)
     """What is downloaded for that, by `sys.platform`."""
+    builds: tuple[str, ...] = ()
+    """Its packages that come in other builds elsewhere, such as for a GPU: `install.py --builds`."""
 
     @property
     def variants(self) -> tuple[Variant, ...]:

@@ -117,6 +117,8 @@ class Recipe:
     bootstrap: bool = False
     """Made by a Python that has the standard library alone: with venv instead of virtualenv."""
     python: str = ">=3.10"
+    where: str = ""
+    """The marker of the machines for which there are files; empty: all."""
 
 
 def provision(
@@ -138,6 +140,7 @@ def provision(
     if found is not None:
         return found
     _check_python(recipe)
+    _check_machine(recipe)
     report = _Report(recipe.name, on_progress)
     try:
         with exclusive_lock(home.locks / f"{key}.lock", timeout_s=WAIT_S, on_wait=report.waiting):
@@ -360,6 +363,14 @@ def _check_python(recipe: Recipe) -> None:
         raise ProvisionError(
             f"the environment {recipe.name!r} needs Python {recipe.python}, this is {running}: "
             "run install.py with such a one"
+        )
+
+
+def _check_machine(recipe: Recipe) -> None:
+    if not applies(recipe.where, marker_environment()):
+        raise ProvisionError(
+            f"the environment {recipe.name!r} has no files for this machine and this Python "
+            f"(it needs: {recipe.where}): take another provider, --list shows them"
         )
 
 

@@ -24,6 +24,7 @@ from supervisor.home import Home, find_home
 from supervisor.installers import builder_environment
 from supervisor.provision import Progress, Recipe, provision
 from supervisor.spawn import PYCACHE, STAY_VARIABLE
+from supervisor.variants import made_by, own_build, own_lock
 
 __all__ = ["main", "provision_child"]
 
@@ -54,7 +55,7 @@ async def provision_child(
     Raises:
         ProvisionError: it cannot be made; the message says what to do.
     """
-    found = await asyncio.to_thread(find, home, _lock_path(env_name))
+    found = await asyncio.to_thread(find, home, _lock_path(home, env_name))
     if found is not None:
         return found
     argv = [sys.executable, str(CHECKOUT / "supervisor"), "provision", env_name, "--home", str(home.root)]
@@ -141,8 +142,9 @@ def _print(values: dict[str, Any]) -> None:
     sys.stdout.buffer.flush()
 
 
-def _lock_path(env_name: str) -> Path:
-    return CHECKOUT / "locks" / f"{env_name}.txt"
+def _lock_path(home: Home, env_name: str) -> Path:
+    own = own_lock(home, env_name)
+    return own if own.is_file() else CHECKOUT / "locks" / f"{env_name}.txt"
 
 
 def _recipe(home: Home, name: str) -> Recipe:
@@ -152,10 +154,16 @@ def _recipe(home: Home, name: str) -> Recipe:
     spec = catalog.envs.get(name)
     if spec is None:
         raise ProvisionError(f"there is no table [env.{name}] in venvs.toml")
+    provider = next((p.id for p in catalog.providers.values() if p.env == name), "NAME")
+    if own_build(home, name) is not None:
+        raise ProvisionError(
+            f"the environment {name!r} was made of your own build, and has gone: "
+            f"run `{made_by(home, name, provider)}`, or `python install.py --remove {provider}` to forget it"
+        )
     if spec.heavy:
-        provider = next((p.id for p in catalog.providers.values() if p.env == name), "NAME")
         raise ProvisionError(
             f"the environment {name!r} is large and never made in passing: "
-            f"run `python install.py --llm {provider}`"
+            f"run `{made_by(home, name, provider)}`"
         )
-    return Recipe(name, _lock_path(name), spec.imports, python=spec.python)
+    lock = _lock_path(home, name)
+    return Recipe(name, lock, spec.imports, python=spec.python, where=spec.where)

@@ -19,6 +19,8 @@ from supervisor.messages import Address
 from workers.codes import Code
 
 __all__ = [
+    "CalledFunction",
+    "CalledTool",
     "ChunkEncoder",
     "CloseAck",
     "Dialect",
@@ -34,6 +36,7 @@ __all__ = [
     "LoadProgress",
     "Reply",
     "StatusDone",
+    "ToolCallChunk",
     "WarningNote",
     "encode",
     "failed",
@@ -54,6 +57,20 @@ class WarningNote(msgspec.Struct, frozen=True):
 
     name: str
     message: str
+
+
+class CalledFunction(msgspec.Struct, frozen=True):
+    """What a model wants to call, and with what: JSON text."""
+
+    name: str
+    arguments: str
+
+
+class CalledTool(msgspec.Struct, frozen=True, tag_field="type", tag="function"):
+    """A whole call, in the shape in which it goes back as a message of the assistant."""
+
+    id: str
+    function: CalledFunction
 
 
 class _Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
@@ -116,6 +133,7 @@ class _Generated(_Result, frozen=True, kw_only=True):
     timings_ms: Mapping[str, int] | UnsetType = UNSET
     warnings: Sequence[WarningNote] | UnsetType = UNSET
     retries: int | UnsetType = UNSET
+    tool_calls: Sequence[CalledTool] | UnsetType = UNSET
 
 
 class GenerateDone(_Generated, frozen=True, kw_only=True, tag="generate_done"):
@@ -127,6 +145,15 @@ class GenerateDone(_Generated, frozen=True, kw_only=True, tag="generate_done"):
 
 class GenerateStreamDone(_Generated, frozen=True, kw_only=True, tag="generate_stream_done"):
     """The end of a streamed generation."""
+
+
+class ToolCallChunk(_Reply, frozen=True, kw_only=True, tag="generate_tool_call_chunk"):
+    """Opt-in: a piece of a call, and which one it belongs to."""
+
+    index: int
+    id: str
+    name: str
+    arguments: str
 
 
 class InterruptAck(_Result, frozen=True, kw_only=True, tag="interrupt_ack"):
@@ -165,7 +192,7 @@ class StatusDone(_Result, frozen=True, kw_only=True, tag="status_done"):
 
 Reply: TypeAlias = (
     "ErrorReply | LoadAck | LoadProgress | LoadDone | GenerateAck | GenerateDone | GenerateStreamDone"
-    " | InterruptAck | CloseAck | GetProvidersDone | GetModelsDone | StatusDone"
+    " | ToolCallChunk | InterruptAck | CloseAck | GetProvidersDone | GetModelsDone | StatusDone"
 )
 
 _ENCODER: Final = msgspec.json.Encoder()

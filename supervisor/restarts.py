@@ -30,6 +30,9 @@ class PoolLimits:
     """After a start that failed, until the next one is tried."""
     idle_s: float = 300.0
     """A worker that no connection uses is stopped after so long."""
+    engine_idle_s: float = 30.0
+    """The same for an engine's: its model has gone with the last connection, and what is left in memory (some
+    hundred megabytes) is soon worth more than the start that it would save."""
 
 
 class Restarts:

@@ -1,13 +1,14 @@
 """What one client may do now, and which replies it is owed. Pure: inputs in, replies and commands out.
 
 It knows no socket, process or clock. Whoever owns it feeds it what the client said (`receive`) and what
-became of its commands (`load_ended`, `chunk`, `generation_ended`, …), sends the replies in the order in
-which they come out, and carries out the commands.
+became of its commands (`load_ended`, `chunk`, `call_part`, `generation_ended`, …), sends the replies in the
+order in which they come out, and carries out the commands.
 
 Invariants, held by tests/supervisor/test_session.py over random histories:
  1. Every request that can be understood gets its acknowledgement at once, then exactly one terminal message.
  2. Nothing with a request's id follows its terminal message, until the client uses the id anew.
- 3. After `interrupt_ack` no chunk of what it ended is sent; its terminal message says INTERRUPT.
+ 3. After `interrupt_ack` no chunk of what it ended is sent, of text or of a call of a tool; its terminal
+    message says INTERRUPT.
  4. An accepted generation is ended by one `generation_ended`; later news of it is ignored.
  5. Loads take effect in order, one at a time; a failed load leaves no current provider.
  6. After `disconnect` nothing comes out.
@@ -23,9 +24,11 @@ from typing import Any, Final
 
 from msgspec import UNSET, Raw
 
+from supervisor.calls import Calls, piece_message
 from supervisor.commands import (
     AskProviders,
     AskStatus,
+    CallPart,
     CancelLoad,
     CloseModule,
     EndGeneration,
@@ -96,8 +99,11 @@ class _Generation:
     address: Address
     stream: bool
     encoder: ChunkEncoder
+    tool_deltas: bool = False
+    """Whether pieces of calls were asked for."""
     interrupted: bool = False
     pieces: list[str] = field(default_factory=list)
+    calls: Calls = field(default_factory=Calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +313,8 @@ class Session:
         provider, job = admitted
         outputs = self._settle(superseded)
         number = next(self._numbers)
-        self._generations[number] = _Generation(address, bool(request.stream), ChunkEncoder(address))
+        stream, deltas = bool(request.stream), bool(request.tool_deltas)
+        self._generations[number] = _Generation(address, stream, ChunkEncoder(address), deltas)
         return [*outputs, GenerateAck(**_id(address)), StartGeneration(number, provider.id, job)]
 
     def _admit(self, request: Generate, freed: int) -> tuple[Provider, Job] | Failure:
@@ -379,6 +386,16 @@ class Session:
         generation.pieces.append(text)
         return None
 
+    def call_part(self, number: int, part: CallPart) -> list[Output]:
+        """What a client is told of a piece of a call: those who asked for it, where the reply is streamed."""
+        generation = self._generations.get(number)
+        if generation is None or generation.interrupted:
+            return []
+        generation.calls.take(part)
+        if generation.stream and generation.tool_deltas:
+            return [piece_message(generation.address, part)]
+        return []
+
     def generation_ended(self, number: int, outcome: Outcome) -> list[Output]:
         """A generation is over; whatever else is said of it later is ignored."""
         generation = self._generations.pop(number, None)
@@ -396,6 +413,8 @@ class Session:
             else _REASONS.get(failure.code, "error"),
             **_facts(outcome),
         }
+        if failure is None and (calls := generation.calls.whole()):  # half a call must not be carried out
+            fields["tool_calls"] = calls
         if generation.stream:
             return GenerateStreamDone(**fields)
         text = "".join(generation.pieces)

@@ -74,7 +74,9 @@ class Slot:
         if self.bindings:
             wishes = [binding.keep_alive_s for binding in self.bindings.values()]
             return max(math.inf if wish is None else wish for wish in wishes)
-        return self._limits.idle_s if self._kept_by_the_last is None else self._kept_by_the_last
+        if self._kept_by_the_last is not None:
+            return self._kept_by_the_last
+        return self._limits.engine_idle_s if self.provider.is_engine else self._limits.idle_s
 
     def forget(self, binding: int) -> None:
         """A connection has left."""
@@ -133,6 +135,8 @@ def _vital_signs(worker: Worker | None) -> dict[str, Any]:
         "condition": watch.pulse.condition.value,
         "heartbeat_ms": None if round_trip_s is None else round(round_trip_s * 1000, 2),
         "memory_bytes": watch.memory_bytes,
+        "models": watch.models.names,
+        "memory_before_bytes": watch.models.before_bytes,
         "cpu_s": None if watch.cpu_s is None else round(watch.cpu_s, 2),
         "cpu_percent": watch.cpu_percent,
     }

@@ -447,6 +447,12 @@ WORKER_VARIABLES: Final = (
 """What a worker inherits: what the system and its libraries need, and never a key."""
 MODEL_VARIABLES: Final = ("HF_HOME", "HF_HUB_CACHE")
 """Where the models of the Hugging Face hub are, for those who keep them on another disk."""
+GPU_VARIABLES: Final = (
+    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_PATH",
+    "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HSA_OVERRIDE_GFX_VERSION",
+    "GGML_VK_VISIBLE_DEVICES", "ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK",
+)  # fmt: skip
+"""Which GPU is for whom, on a machine that streams with the other one."""
 LOGIN_VARIABLES: Final = ("GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG")
 """Where an operator keeps who they are to a cloud: the place of a file, which no client may choose."""
 NETWORK_VARIABLES: Final = (
@@ -471,7 +477,7 @@ def worker_environment(
 ) -> dict[str, str]:
     """The allow-listed part of our own environment, and those of `logins`, which may stand in a `.env` file,
     that are the place of a file and not its text."""
-    allowed = (*WORKER_VARIABLES, *MODEL_VARIABLES, *NETWORK_VARIABLES)
+    allowed = (*WORKER_VARIABLES, *MODEL_VARIABLES, *GPU_VARIABLES, *NETWORK_VARIABLES)
     places = {name: value for name, value in (logins or {}).items() if value and not value.startswith("{")}
     return {**{name: environ[name] for name in allowed if name in environ}, **places}
 

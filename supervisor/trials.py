@@ -31,6 +31,7 @@ from supervisor.probes import Place, catalog_of, command, settings_of
 from supervisor.providers import USUAL, Provider
 from supervisor.spawn import listener_on, run_child, worker_environment
 from supervisor.terminal import size_text
+from supervisor.variants import own_build
 from supervisor.version import VERSION
 from supervisor.worker import Worker, WorkerLimits
 
@@ -88,7 +89,7 @@ def probes_for(place: Place) -> list[Probe]:
         ("log", probes.logs_folder),
         ("settings", probes.settings_files),
         ("providers", probes.local_tables),
-        *((f"env {lock.stem}", functools.partial(environment, lock=lock)) for lock in _installed(place)),
+        *((_title(place, lock), functools.partial(environment, lock=lock)) for lock in _installed(place)),
         ("leftovers", probes.leftovers),
         ("packages", probes.foreign),
         ("keys", key_probes.keys),
@@ -114,7 +115,7 @@ def _installed(place: Place) -> list[Path]:
 
 def environment(place: Place, *, lock: Path) -> Iterator[Finding]:
     """One environment: is all there that its marker names, does its Python run, do its packages import."""
-    title = f"env {lock.stem}"
+    title = _title(place, lock)
     marked = read_marker(place.home, environment_key(lock.read_bytes()))
     if marked is None:
         yield Finding(Grade.BAD, title, "its marker cannot be read", _make(place, lock.stem))
@@ -124,6 +125,11 @@ def environment(place: Place, *, lock: Path) -> Iterator[Finding]:
         yield Finding(Grade.BAD, title, f"{gone} is gone", _make(place, lock.stem))
         return
     yield _tried(place, marked, title)
+
+
+def _title(place: Place, lock: Path) -> str:
+    own = " (your own build)" if lock.parent == place.home.builds else ""
+    return f"env {lock.stem}{own}"
 
 
 def _tried(place: Place, marked: Environment, title: str) -> Finding:
@@ -169,6 +175,9 @@ def _provider_in(place: Place, name: str) -> Provider | None:
 def _variant_flags(place: Place, name: str) -> tuple[str, ...]:
     """What tells install.py to make that lock, and no other of the same environment."""
     spec = catalog_of(place).env_of_lock(name)
+    build = own_build(place.home, spec.name) if spec is not None else None
+    if build is not None:
+        return ("--builds", f'"{build}"')
     variant = next((item for item in spec.variants if item.lock == name), None) if spec is not None else None
     return ("--variant", variant.name) if variant is not None and variant.name != USUAL else ()
 

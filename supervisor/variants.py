@@ -1,8 +1,8 @@
 """Which variant of an environment a worker runs in: the one that the operator made last.
 
 An environment that has variants (`[env.NAME.variants.X]`) is made by install.py alone, which notes here what
-it made. Whoever wants an environment asks for its lock; without a note that is the usual variant's. The
-environments themselves: environments.py.
+it made. Whoever wants an environment asks for its lock; without a note that is the usual variant's. A build
+that the operator took from elsewhere (own_build.py) comes before all of them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,23 @@ from supervisor.errors import SettingsError
 from supervisor.home import Home
 from supervisor.providers import EnvSpec, Variant
 
-__all__ = ["check_machine", "choose", "download_bytes", "forget", "in_use", "lock_of", "named"]
+__all__ = [
+    "FROM",
+    "check_machine",
+    "choose",
+    "download_bytes",
+    "forget",
+    "in_use",
+    "lock_of",
+    "made_by",
+    "named",
+    "own_build",
+    "own_lock",
+    "suits",
+]
 
+FROM: Final = "# from "
+"""How the first line of such a lock begins."""
 NOTE_BYTES: Final = 64 * 1024
 """No note of ours is larger."""
 _MB: Final = 1_000_000
@@ -31,8 +46,23 @@ def in_use(home: Home, spec: EnvSpec) -> Variant:
 
 
 def lock_of(home: Home, checkout: Path, spec: EnvSpec) -> Path:
-    """The lock of the variant in use."""
-    return checkout / "locks" / f"{in_use(home, spec).lock}.txt"
+    """The lock that counts: of the operator's own build, else of the variant in use."""
+    own = own_lock(home, spec.name)
+    return own if own.is_file() else checkout / "locks" / f"{in_use(home, spec).lock}.txt"
+
+
+def own_lock(home: Home, env_name: str) -> Path:
+    """Where the lock of an operator's own build is, if there is one; own_build.py makes it."""
+    return home.builds / f"{env_name}.txt"
+
+
+def own_build(home: Home, env_name: str) -> str | None:
+    """Where the build in use was taken from; None where it is one of ours."""
+    lock = own_lock(home, env_name)
+    if not lock.is_file():
+        return None
+    with lock.open(encoding="utf-8", errors="replace") as file:
+        return file.readline().strip().removeprefix(FROM)
 
 
 def named(spec: EnvSpec, name: str) -> Variant:
@@ -64,17 +94,32 @@ def check_machine(spec: EnvSpec, variant: Variant) -> None:
         )
 
 
+def suits(spec: EnvSpec) -> bool:
+    """Whether the usual variant has files for this machine and this Python."""
+    from supervisor.lockfile import applies, marker_environment  # as above
+
+    return applies(spec.where, marker_environment())
+
+
 def choose(home: Home, spec: EnvSpec, variant: Variant) -> None:
     """From now on this variant is in use."""
+    own_lock(home, spec.name).unlink(missing_ok=True)
     if spec.others:
         _write(home, {**_notes(home), spec.name: variant.name})
 
 
 def forget(home: Home, spec: EnvSpec) -> None:
     """From now on the usual variant is in use."""
+    own_lock(home, spec.name).unlink(missing_ok=True)
     notes = _notes(home)
     if notes.pop(spec.name, None) is not None:
         _write(home, notes)
+
+
+def made_by(home: Home, env_name: str, provider_id: str) -> str:
+    """The command that makes the environment in use."""
+    own = own_build(home, env_name)
+    return f"python install.py --llm {provider_id}" + (f' --builds "{own}"' if own is not None else "")
 
 
 def download_bytes(variant: Variant) -> int:

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from supervisor import spawn
 from supervisor.heartbeat import Condition, HeartbeatLimits, Pulse, Verdict
+from supervisor.model_memory import ModelMemory
 from workers.codes import Code
 
 __all__ = ["Watch", "WatchLimits", "Watched"]
@@ -62,30 +63,50 @@ class Watched(Protocol):
 class Watch:
     """The vital signs of one worker. `run` it as a task; what it learned is in the attributes."""
 
-    def __init__(self, worker: Watched, provider: str, pid: int, limits: WatchLimits) -> None:
+    def __init__(
+        self,
+        worker: Watched,
+        provider: str,
+        pid: int,
+        limits: WatchLimits,
+        sampler: spawn.Sampler | None = None,
+    ) -> None:
         self._worker = worker
         self._provider = provider
         self._pid = pid
         self._limits = limits
+        self._sampler = sampler
         self._loop = asyncio.get_running_loop()
         self._warned_of_memory = False
         self.pulse = Pulse(limits.heartbeat, limits.heartbeat_s, self._loop.time())
+        self.models = ModelMemory(provider, pid)
         self.memory_bytes: int | None = None
         self.cpu_s: float | None = None
         self.cpu_percent: float | None = None
 
     async def run(self) -> None:
         """Until it is cancelled, which is safe at any time."""
-        sampler = await asyncio.to_thread(spawn.Sampler, self._pid)
+        if self._sampler is None:
+            self._sampler = await asyncio.to_thread(spawn.Sampler, self._pid)
         step_s = min(SAMPLE_S, self._limits.heartbeat_s)
         beat_at = sampled_at = self._loop.time()
         while True:
-            self._sample(sampler, self._loop.time() - sampled_at)
+            self._sample(self._sampler, self._loop.time() - sampled_at)
             sampled_at = self._loop.time()
             if sampled_at >= beat_at:
                 self._beat(sampled_at)
                 beat_at = max(beat_at + self._limits.heartbeat_s, sampled_at)
             await asyncio.sleep(step_s)
+
+    def model_news(self, event: str, model: str) -> None:
+        """Something happened to a model of the engine: takes its memory now, and tells of it."""
+        before_bytes = self.memory_bytes
+        sample = self._sampler.sample() if self._sampler is not None else None
+        if sample is not None:
+            self.memory_bytes = sample.memory_bytes
+        self.models.news(
+            event, model, self._loop.time(), before_bytes=before_bytes, memory_bytes=self.memory_bytes
+        )
 
     def _sample(self, sampler: spawn.Sampler, elapsed_s: float) -> None:
         sample = sampler.sample()

@@ -16,7 +16,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -26,6 +26,7 @@ from supervisor.errors import BootError, Failure, WorkerError
 from supervisor.heartbeat import HeartbeatLimits
 from supervisor.inflight import Requests, code_of
 from supervisor.lastwords import LastWords
+from supervisor.model_memory import megabytes
 from supervisor.providers import Provider
 from supervisor.stopping import Stopping, within
 from supervisor.watch import Watch, WatchLimits
@@ -40,6 +41,8 @@ _T = TypeVar("_T")
 
 DRAIN_S: Final = 0.2
 """After a death, for what the worker had still written; a grandchild may hold the pipe open for ever."""
+SMALLER: Final = "Load it with half the options.context_length, or a smaller model."
+"""To whom an engine's memory was too small."""
 _STDOUT: Final = 1
 _STDERR: Final = 2
 STDIN_MAX_BYTES: Final = 16 << 20
@@ -187,6 +190,7 @@ class Worker:
             hello = await self._awaited(self._hello, self._limits.hello_s, "did not say hello", BootError)
             self._check_hello(hello)
             self._write([wire.Init(wire.VERSION, self.provider.id, self._settings())])
+            sampler = await self._sampler(hello.pid)
             ready = await self._awaited(
                 self._ready, self._limits.ready_of(self.provider), "was not ready", WorkerError
             )
@@ -195,10 +199,14 @@ class Worker:
             raise
         self.import_ms = ready.import_ms
         self._move(WorkerState.READY)
-        self.watch = Watch(self, self.provider.id, hello.pid, self._limits.watch_of(self.provider))
+        self.watch = Watch(self, self.provider.id, hello.pid, self._limits.watch_of(self.provider), sampler)
         self._watching = self._own(self.watch.run())
         spent_ms = round((time.monotonic() - self.started_at) * 1000)
         log.info("worker ready provider=%s pid=%s ms=%d", self.provider.id, self.pid, spent_ms)
+
+    async def _sampler(self, pid: int) -> spawn.Sampler | None:
+        """Made while an engine is imported: its first model comes at once, and what it had before is told."""
+        return await asyncio.to_thread(spawn.Sampler, pid) if self.provider.is_engine else None
 
     async def _spawn(self) -> None:
         await self._loop.subprocess_exec(
@@ -260,9 +268,14 @@ class Worker:
             log.error("worker survived being killed provider=%s pid=%s", self.provider.id, self.pid)
         elif step is not None:
             log.info(
-                "worker stopped provider=%s pid=%s reason=%s step=%s",
-                *(self.provider.id, self.pid, reason, step),
+                "worker stopped provider=%s pid=%s memory_mb=%s reason=%s step=%s",
+                *(self.provider.id, self.pid, self._memory_mb, reason, step),
             )
+
+    @property
+    def _memory_mb(self) -> int | None:
+        """What goes back to the system with it."""
+        return megabytes(self.watch.memory_bytes) if self.watch is not None else None
 
     def _ask_to_stop(self) -> None:
         self._write([wire.Shutdown()])
@@ -337,6 +350,13 @@ class Worker:
         self._finish(self._death_of(returncode, expected=expected))
 
     def _death_of(self, returncode: int | None, *, expected: bool) -> Death:
+        """Why it died; where an engine's memory ran out, with what would need less."""
+        death = self._death_as_found(returncode, expected=expected)
+        if death.code is Code.OUT_OF_MEMORY and self.provider.is_engine:
+            return replace(death, words=f"{death.words} {SMALLER}")
+        return death
+
+    def _death_as_found(self, returncode: int | None, *, expected: bool) -> Death:
         name = self.provider.name
         self._stderr.close()
         if self._fault is not None:
@@ -347,6 +367,9 @@ class Worker:
         how = spawn.exit_words(returncode)
         if spawn.was_killed(returncode) and spawn.oom_kills() > self._oom_kills[0]:
             words = f"The worker of {name} died: {how}, the system ran out of memory."
+            return Death(Code.OUT_OF_MEMORY, words, returncode)
+        if self._stderr.out_of_memory:
+            words = f"The worker of {name} died: {how}, its memory ran out."
             return Death(Code.OUT_OF_MEMORY, words, returncode)
         said = "" if self._stderr.reason is None else f" Its last words: {self._stderr.reason}"
         return Death(Code.WORKER_CRASHED, f"The worker of {name} died: {how}.{said}", returncode)
@@ -390,6 +413,8 @@ class Worker:
         match frame:
             case wire.Chunk():
                 self.requests.chunk(frame)
+            case wire.CallPart():
+                self.requests.call_part(frame)
             case wire.Alive():
                 self.requests.alive(frame)
             case wire.Done():
@@ -398,6 +423,9 @@ class Worker:
                 self.bindings.progress(frame)
             case wire.Bound():
                 self.bindings.answer(frame)
+            case wire.ModelNews():
+                if self.watch is not None:
+                    self.watch.model_news(frame.event, frame.model)
             case wire.Hello():
                 _resolve(self._hello, frame)
             case wire.Ready():

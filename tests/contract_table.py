@@ -63,8 +63,9 @@ class Table:
         cell = (column, row)
         if report.failed:
             self.failed[cell] += 1
-        elif report.skipped and absent:
-            self.absent[cell] = absent
+        elif report.skipped and isinstance(report.longrepr, tuple):
+            if report.longrepr[2].removeprefix("Skipped: ") == absent:  # not because it is not installed
+                self.absent[cell] = absent
         elif report.when == "call" and report.passed:
             self.passed[cell] += 1
 
@@ -120,7 +121,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         cell = cell_of(item)
         if cell is not None:
-            item.user_properties.append((PROPERTY, cell))
+            item.user_properties.append((PROPERTY, tuple(cell)))  # a plain one: it goes to another process
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -20,7 +20,10 @@ CHECKOUT: Final = Path(__file__).resolve().parent.parent
 STDLIB: Final = sys.stdlib_module_names
 FUNCTION_MAX_LINES: Final = 40
 
-PURE: Final = ("messages", "replies", "session", "commands", "jobs", "providers", "catalog", "errors")
+PURE: Final = (
+    *("messages", "replies", "session", "commands", "jobs", "calls", "old_calls", "providers", "catalog"),
+    "errors",
+)
 """Modules of the supervisor that know no socket, process or clock."""
 PURE_STDLIB: Final = {
     *("__future__", "collections", "collections.abc", "dataclasses", "difflib", "enum", "pathlib", "re"),
@@ -37,12 +40,17 @@ OWNERS: Final = {
     "google": {"workers/google_login.py"},
     "yarl": {"workers/upstream.py"},
     "jinja2": {"workers/chat_template.py"},
-    "psutil": {"supervisor/spawn.py", "workers/mlx_loading.py", "workers/torch_loading.py"},
+    "numpy": {"workers/array_choice.py", "workers/openvino_replies.py"},
+    "psutil": {
+        *("supervisor/spawn.py", "workers/torch_loading.py", "workers/mlx_loading.py"),
+        *("workers/openvino_loading.py", "workers/openvino_conversion.py"),
+    },
     "mlx": {"workers/mlx_library.py"},
     "mlx_lm": {"workers/mlx_library.py"},
     "torch": {"workers/hf_library.py"},
     "transformers": {"workers/hf_library.py", "workers/mlx_library.py"},
     "safetensors": {"workers/torch_faults.py"},
+    **{name: {"workers/openvino_library.py"} for name in ("openvino", "optimum", "nncf")},
     "truststore": {"workers/trust.py"},
     "botocore": {"workers/amazon.py"},
     "websockets": {

@@ -132,7 +132,7 @@ def test_the_keys_of_a_providers_table_are_all_explained() -> None:
         pytest.param(("field", "meaning"), set(Load.__struct_fields__), id="load"),
         pytest.param(
             ("parameter", "meaning", "if it is missing or `null`"),
-            set(Params.__struct_fields__) - {"tools", "tool_choice"},
+            set(Params.__struct_fields__),
             id="params",
         ),
     ],
@@ -142,7 +142,7 @@ def test_every_field_of_a_request_is_in_its_table(head: tuple[str, ...], names: 
 
 
 def test_every_field_of_generate_is_explained_or_named_as_not_there_yet() -> None:
-    text = section("generate") + section("Not yet")
+    text = section("generate") + section("Not yet") + section("Tools")
     missing = [name for name in Generate.__struct_fields__ if f"`{name}`" not in text]
     assert not missing
 
@@ -154,14 +154,11 @@ def test_every_field_of_the_other_requests_is_named(field: str) -> None:
     assert f"`{field}`" in section("The protocol")
 
 
-@pytest.mark.parametrize(
-    "field", ["sentences", "reasoning", "tool_deltas", "fallback", "tools", "tool_choice"]
-)
+@pytest.mark.parametrize("field", ["sentences", "reasoning", "fallback"])
 def test_what_is_named_as_not_there_yet_is_refused(field: str) -> None:
     assert f"`{field}`" in section("Not yet")
-    value: Any = [{}] if field in ("tools", "fallback") else True
-    where = {"params": {field: value}} if field in Params.__struct_fields__ else {field: value}
-    request = {"type": "generate", "messages": [{"role": "user", "content": "Hi"}], **where}
+    value: Any = [{}] if field == "fallback" else True
+    request = {"type": "generate", "messages": [{"role": "user", "content": "Hi"}], field: value}
     parsed = parse(json.dumps(request))
     assert isinstance(parsed, Incoming)
     assert unsupported(parsed.body) is not None

@@ -26,7 +26,14 @@ from tests.tiny_model import (
     vocabulary,
 )
 
-__all__ = ["make_speaker", "make_tiny_mamba", "make_tiny_safetensors", "safetensors_bytes"]
+__all__ = [
+    "ROPE_THETA",
+    "make_speaker",
+    "make_tiny_mamba",
+    "make_tiny_safetensors",
+    "safetensors_bytes",
+    "write_tokenizer",
+]
 
 ROPE_THETA: Final = 10_000.0
 """The base of the positions' angles; it stands at the top of config.json, where all engines look for it."""
@@ -61,12 +68,17 @@ def make_tiny_safetensors(
     texts = {
         "config.json": _config(shape),
         "generation_config.json": {"bos_token_id": END, "eos_token_id": STOP},
-        "tokenizer.json": _tokenizer(),
-        "tokenizer_config.json": _tokenizer_config(shape, template),
     }
     for name, value in texts.items():
         _write_json(folder / name, value)
+    write_tokenizer(folder, shape, template)
     _write_weights(folder, tensors(seed, shape, says, after), files)
+
+
+def write_tokenizer(folder: Path, shape: Shape, template: str | None) -> None:
+    """The files of the tokenizer, which stand in folders of other formats too."""
+    _write_json(folder / "tokenizer.json", _tokenizer())
+    _write_json(folder / "tokenizer_config.json", _tokenizer_config(shape, template))
 
 
 def make_speaker(folder: Path, text: str) -> None:

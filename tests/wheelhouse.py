@@ -44,12 +44,15 @@ INSTALLERS: Final = (
 )
 
 
-def make_wheel(directory: Path, name: str, version: str, files: Mapping[str, str]) -> Path:
+def make_wheel(
+    directory: Path, name: str, version: str, files: Mapping[str, str], *, requires: Sequence[str] = ()
+) -> Path:
     """A pure wheel with those files."""
     info = f"{name}-{version}.dist-info"
+    wanted = "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
     contents = {
         **files,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{wanted}",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = "".join(f"{path},,\n" for path in [*contents, f"{info}/RECORD"])

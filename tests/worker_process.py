@@ -79,10 +79,14 @@ def pythons() -> tuple[str, ...]:
     return (sys.executable, *(found[version] for version in sorted(wanted)))
 
 
+NO_TOOL: Final[dict[str, Any]] = {"name": None, "tool_calls": [], "tool_call_id": None}
+"""What a message is as a rule."""
+
+
 def request_body(text: str = "hello", **changes: Any) -> dict[str, Any]:
     """The body of a Generate with every field, as docs/wire.md lists them."""
     body: dict[str, Any] = {
-        "messages": [{"role": "user", "content": text, "name": None}],
+        "messages": [{"role": "user", "content": text}],
         "model": "",
         "stream": True,
         "timeout_ms": 60_000,
@@ -94,9 +98,12 @@ def request_body(text: str = "hello", **changes: Any) -> dict[str, Any]:
         "sampling": {},
         "response_format": None,
         "reasoning_effort": None,
+        "tools": [],
+        "tool_choice": None,
         "extra": {},
     }
-    return {**body, **changes}
+    body |= changes
+    return {**body, "messages": [{**NO_TOOL, **message} for message in body["messages"]]}
 
 
 class WorkerProcess:

@@ -3,7 +3,8 @@
 The host makes one adapter object per binding (one client connection's key, base URL and options), so
 nothing of one binding can serve another. An adapter translates a prompt, yields what arrives, and maps
 errors. All else is the host's: interrupts (it cancels the task, which must close the upstream
-connection), stop strings, `<think>`, the echoed character name, timeouts, credit and the terminal frame.
+connection), stop strings, `<think>`, the echoed character name, whole calls of tools, timeouts, credit
+and the terminal frame.
 
     adapters/NAME.py exports ADAPTER, a subclass of Adapter, and imports its packages at the top:
     the host imports that module before it reads requests.
@@ -14,12 +15,13 @@ from __future__ import annotations
 import abc
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from workers.codes import Code
 
 __all__ = [
     "FINISH_REASONS",
+    "TOOL_ROLES",
     "Adapter",
     "AdapterError",
     "Alive",
@@ -35,13 +37,17 @@ __all__ = [
     "Reasoning",
     "ReportProgress",
     "Request",
+    "TellOfModel",
     "Text",
+    "ToolCall",
+    "ToolCallPart",
     "Usage",
     "Warn",
 ]
 
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter"]
 FINISH_REASONS: Final = ("stop", "length", "tool_calls", "content_filter")
+TOOL_ROLES: Final = ("tool", "function")
 
 
 class AdapterError(Exception):
@@ -112,12 +118,31 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool that the model has asked for."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON text, as the model wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message of a prompt; the content is text (parts were joined by the supervisor)."""
 
     role: str
     content: str
     name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = field(default=(), kw_only=True)
+    """Of an assistant, whose content may be empty then."""
+    tool_call_id: str | None = field(default=None, kw_only=True)
+    """Of a message of role `tool`: the call that it answers."""
+
+    @property
+    def is_of_a_tool(self) -> bool:
+        """Whether it calls one or answers for one."""
+        return bool(self.tool_calls) or self.role in TOOL_ROLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +166,9 @@ class Request:
     """Those given of top_p, top_k, min_p, presence_penalty, frequency_penalty, repetition_penalty, seed."""
     response_format: Mapping[str, Any] | None = None
     reasoning_effort: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """In the shape of the OpenAI wire, as the client sent them."""
+    tool_choice: str | Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Passed to the provider as it is."""
 
@@ -170,6 +198,19 @@ class Reasoning:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallPart:
+    """A piece of a call of a tool. The host makes whole ones of them."""
+
+    index: int
+    """Which call of the reply it belongs to; any number that no other of its calls has."""
+    id: str = ""
+    """The first one that is not empty counts, and of the names too."""
+    name: str = ""
+    arguments: str = ""
+    """The next piece of its JSON text."""
+
+
+@dataclass(frozen=True, slots=True)
 class Alive:
     """Something arrived that is neither; the request's clock starts anew."""
 
@@ -193,13 +234,19 @@ class Finish:
     retries: int = 0
 
 
-Event: TypeAlias = "Begun | Text | Reasoning | Alive | Finish"
+Event: TypeAlias = "Begun | Text | Reasoning | ToolCallPart | Alive | Finish"
+TellOfModel: TypeAlias = Callable[[str, str], None]
+"""What happened to a model (`loading`, `loaded`, `failed`, `gone`), and its name."""
 ReportProgress: TypeAlias = Callable[[str, str, "float | None"], None]
 """phase (`connect` or `model`), a sentence, and how far it is from 0 to 1 where that is known."""
 
 
 class Adapter(abc.ABC):
     """One provider for one binding. Made by the host, loaded, used by many requests at once, closed."""
+
+    carries_tools: ClassVar[bool] = False
+    """Whether this wire takes tools and their messages. To one that does not, the host gives no tools, which
+    the client is told, and no message that belongs to one."""
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
         self.provider = provider
@@ -225,6 +272,10 @@ class Adapter(abc.ABC):
         Raises:
             AdapterError: whatever the provider or the network did.
         """
+
+    def tell_of_models(self, tell: TellOfModel) -> None:
+        """Where an engine says what happens to its models; called before `load`. Others have none."""
+        return
 
     async def close(self) -> None:
         """Gives back what `load` opened. Called once, when no request is running."""

@@ -11,7 +11,16 @@ import abc
 import json
 from typing import Any, Final
 
-from workers.adapter import AdapterError, Event, Finish, FinishReason, Text, Usage, Warn
+from workers.adapter import (
+    AdapterError,
+    Event,
+    Finish,
+    FinishReason,
+    Text,
+    ToolCallPart,
+    Usage,
+    Warn,
+)
 from workers.codes import Code
 from workers.error_fields import parse_fields
 from workers.refusals import Who, refusal
@@ -113,6 +122,12 @@ class Answer(abc.ABC):
         self._said = True
         self._left_chars -= len(text)
         return Text(text)
+
+    def _call_part(self, part: ToolCallPart) -> ToolCallPart:
+        """A piece of a call counts as something said."""
+        self._said = True
+        self._left_chars -= len(part.arguments)
+        return part
 
     def _not_ours(self, what: str) -> AdapterError:
         return AdapterError(

@@ -101,6 +101,7 @@ class Bindings:
         binding, request = bodies.read_bind(bind)
         hide_secrets(binding)
         adapter = self._adapter(self._provider, binding)
+        adapter.tell_of_models(self._tell_of_model)
         task = asyncio.current_task()
         try:
             loaded = await adapter.load(request, self._reporter(task, bind.binding))
@@ -108,6 +109,9 @@ class Bindings:
             self._close(adapter)  # a load that fails or is cancelled may have opened something
             raise
         return adapter, loaded
+
+    def _tell_of_model(self, event: str, model: str) -> None:
+        self._send(bodies.model_frame(event, model))
 
     def _loaded(self, task: _Load) -> None:
         binding = self._loads.pop(task)

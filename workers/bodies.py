@@ -9,17 +9,37 @@ from __future__ import annotations
 
 import logging
 from dataclasses import fields
-from typing import Final
+from typing import Any, Final
 
 from workers import wire
-from workers.adapter import Binding, Loaded, LoadRequest, Message, ProviderSpec, Request, Usage, Warn
+from workers.adapter import (
+    Binding,
+    Loaded,
+    LoadRequest,
+    Message,
+    ProviderSpec,
+    Request,
+    ToolCall,
+    Usage,
+    Warn,
+)
 from workers.codes import Code
 from workers.endings import Ending
 
-__all__ = ["bound_frame", "done_frame", "progress_frame", "read_bind", "read_init", "read_request"]
+__all__ = [
+    "bound_frame",
+    "done_frame",
+    "model_frame",
+    "progress_frame",
+    "read_bind",
+    "read_init",
+    "read_request",
+]
 
 _LOG = logging.getLogger(__name__)
 _MS_PER_S: Final = 1000
+MODEL_MAX_CHARS: Final = 500
+"""Of a name in the news, which a client may have made up; a path of a file is shorter."""
 _UNSENDABLE: Final = (TypeError, ValueError, AttributeError, wire.WireError)
 _FAILURE_MESSAGE: Final = "The worker could not put its answer into a frame; the log has the details."
 
@@ -52,7 +72,7 @@ def read_request(request_id: int, data: bytes) -> Request:
     body = wire.unpack_body(data)
     return Request(
         id=request_id,
-        messages=tuple(Message(item["role"], item["content"], item["name"]) for item in body["messages"]),
+        messages=tuple(map(_message, body["messages"])),
         model=body["model"] or "",
         stream=bool(body["stream"]),
         timeout_s=body["timeout_ms"] / _MS_PER_S,
@@ -64,6 +84,8 @@ def read_request(request_id: int, data: bytes) -> Request:
         sampling=dict(body["sampling"]),
         response_format=body["response_format"],
         reasoning_effort=body["reasoning_effort"],
+        tools=tuple(body["tools"]),
+        tool_choice=body["tool_choice"],
         extra=dict(body["extra"]),
     )
 
@@ -84,6 +106,11 @@ def bound_frame(binding_id: int, outcome: Loaded | Ending) -> bytes:
         return _bound(binding_id, _unsendable(exc))
 
 
+def model_frame(event: str, model: str) -> bytes:
+    """The encoded news of a model."""
+    return wire.encode(wire.ModelNews(event, whole(model[:MODEL_MAX_CHARS])))
+
+
 def progress_frame(binding_id: int, phase: str, message: str, fraction: float | None) -> bytes:
     """How far a load is, encoded."""
     known = -1.0 if fraction is None else min(max(float(fraction), 0.0), 1.0)
@@ -93,6 +120,12 @@ def progress_frame(binding_id: int, phase: str, message: str, fraction: float | 
 def whole(text: str) -> str:
     """`text` without lone surrogates, which no wire takes."""
     return text.encode("utf-8", "replace").decode()
+
+
+def _message(item: dict[str, Any]) -> Message:
+    calls = tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in item["tool_calls"])
+    of_a_tool = {"tool_calls": calls, "tool_call_id": item["tool_call_id"]}
+    return Message(item["role"], item["content"], item["name"], **of_a_tool)
 
 
 def _done(request_id: int, ending: Ending, upstream_closed_ms: int | None) -> bytes:

@@ -6,9 +6,10 @@ What a provider does not have is left out, and said so; `extra` comes last and w
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
-from workers.adapter import Message, Request, Warn
+from workers.adapter import TOOL_ROLES, Message, Request, Warn
 from workers.parameters import (
     NO_EFFORT,
     Body,
@@ -22,6 +23,7 @@ from workers.parameters import (
 )
 from workers.prompt import after_reply, clean_name, merged, plain_roles, prefixed
 from workers.quirks import RENAMED, Quirks, matches
+from workers.tool_fields import TOOLS, answer_fields, call_fields, tool_fields
 
 __all__ = ["build", "spoken"]
 
@@ -39,19 +41,23 @@ def build(request: Request, quirks: Quirks, *, refused: Collection[str] = ()) ->
     left_out = not_taken(quirks, refused, thinks=thinks)
     warnings: list[Warn] = []
     body: dict[str, Any] = {"model": request.model} if request.model else {}
-    body["messages"] = spoken(request.messages, quirks, thinks=thinks)
+    body["messages"] = spoken(request.messages, quirks, thinks=thinks, tools=TOOLS not in left_out)
     headroom = _headroom(request, quirks, thinks=thinks)
     tokens_field = quirks.max_tokens_field
     if tokens_field in refused:
         tokens_field = RENAMED.get(tokens_field, tokens_field)
     body[tokens_field] = request.max_output_length + headroom
     body.update(sampling(request, quirks, left_out, warnings))
-    stops = [] if thinks or asks_to_think(request) else stops_sent(request, quirks, left_out)
+    tools = tool_fields(request, quirks, left_out, warnings)
+    calls = TOOLS in tools or TOOLS in request.extra
+    unsafe = thinks or calls or asks_to_think(request)  # a stop would fire in what is not text
+    stops = [] if unsafe else stops_sent(request, quirks, left_out)
     if stops:
         body["stop"] = stops
     if request.stop_ids:
         body[_stop_ids_field(quirks)] = list(request.stop_ids)
     body.update(_options(request, quirks, left_out, warnings))
+    body.update(tools)
     streamed = _streams(request, quirks, stops, body)
     if streamed:
         body["stream"] = True
@@ -78,14 +84,16 @@ def _is_off(thinking: object) -> bool:
     return thinking is False or thinking in (NO_EFFORT, "disabled")
 
 
-def spoken(messages: tuple[Message, ...], quirks: Quirks, *, thinks: bool = False) -> list[dict[str, str]]:
-    """The messages as role and content, with the names, roles and order that the provider takes.
+def spoken(
+    messages: tuple[Message, ...], quirks: Quirks, *, thinks: bool = False, tools: bool = False
+) -> list[dict[str, Any]]:
+    """The messages with the names, roles and order that the provider takes.
 
     Raises:
-        AdapterError: UNSUPPORTED, a message belongs to a tool.
+        AdapterError: UNSUPPORTED, a message belongs to a tool, and there are none here (`tools`).
     """
-    plain = plain_roles(messages)
-    named = [message if _has_native_name(message, quirks) else prefixed(message) for message in plain]
+    plain = plain_roles(messages, tools=tools)
+    named = [_named(message, quirks) for message in plain]
     if quirks.system_after_assistant != "system":
         named = after_reply(named, then=quirks.system_after_assistant)
     if quirks.merge_roles:
@@ -94,11 +102,25 @@ def spoken(messages: tuple[Message, ...], quirks: Quirks, *, thinks: bool = Fals
     result = []
     for message in named:
         role = system_role if message.role == "system" else message.role
-        fields = {"role": role, "content": message.content}
+        fields: dict[str, Any] = {"role": role, "content": message.content}
+        if message.tool_calls:
+            fields.update(call_fields(message, quirks))
+        elif message.is_of_a_tool:
+            fields.update(answer_fields(message, quirks))
         if message.name:
             fields["name"] = clean_name(message.name)
         result.append(fields)
     return result
+
+
+def _named(message: Message, quirks: Quirks) -> Message:
+    """The message with its name where the provider reads it. What a tool says has that of its call, and a
+    call without a word is given none."""
+    if message.role in TOOL_ROLES:
+        return replace(message, name=None)
+    if _has_native_name(message, quirks):
+        return message
+    return replace(message, name=None) if message.tool_calls and not message.content else prefixed(message)
 
 
 def _has_native_name(message: Message, quirks: Quirks) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from workers.adapter import Request
 from workers.chat_template import Render
-from workers.parameters import asks_to_think
+from workers.parameters import asks_to_think, early_stops
 from workers.prompt import merged, plain_roles, prefixed
 from workers.transcript import transcript
 
@@ -42,7 +42,7 @@ class Prompt:
     plain: bool
     """It is a transcript: the white space at the start of a reply is none of it."""
     stops: tuple[str, ...]
-    """Where somebody else would begin to speak."""
+    """Where somebody else would begin to speak, and those of the request that cannot fire in thinking."""
     thinks: bool
     """The reply may begin with thinking."""
 
@@ -61,12 +61,15 @@ def prompt_of(request: Request, manner: Manner) -> Prompt:
     if manner.render is None:
         lines = transcript(request)
         text = "".join(f"{line.content}\n" for line in lines.lines)
-        return Prompt(f"{text}{lines.speaker}:", plain=True, stops=lines.stops, thinks=False)
+        return Prompt(
+            f"{text}{lines.speaker}:", plain=True, stops=(*lines.stops, *early_stops(request)), thinks=False
+        )
     messages = merged(prefixed(message) for message in plain_roles(request.messages))
     plain = [{"role": message.role, "content": message.content} for message in messages]
     think = asks_to_think(request) and manner.may_think
     text = manner.render(plain, think, _told(request))
-    return Prompt(text, plain=False, stops=(), thinks=think or _opens(text))
+    stops = () if manner.may_think else tuple(early_stops(request))
+    return Prompt(text, plain=False, stops=stops, thinks=think or _opens(text))
 
 
 def _told(request: Request) -> dict[str, Any]:

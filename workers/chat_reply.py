@@ -7,7 +7,9 @@ from typing import Any, Final
 
 from workers.adapter import AdapterError, Alive, Event, FinishReason, Reasoning, Usage
 from workers.answer import Answer, count
+from workers.call_parts import CallParts
 from workers.codes import Code
+from workers.refusals import Who
 
 __all__ = ["ChatReply"]
 
@@ -27,6 +29,10 @@ _ALIVE: Final = Alive()
 
 class ChatReply(Answer):
     """Reads one answer; afterwards `finish` says how it ended."""
+
+    def __init__(self, who: Who, *, model: str, max_output_length: int) -> None:
+        super().__init__(who, model=model, max_output_length=max_output_length)
+        self._parts = CallParts()
 
     def piece(self, data: bytes) -> list[Event]:
         """What one event of a stream brings.
@@ -104,6 +110,7 @@ class ChatReply(Answer):
         elif isinstance(content, list):
             for item in content:
                 events.extend(self._item(item))
+        events += map(self._call_part, self._parts.read(part))
         if part.get("refusal"):
             self._refused = True
         return events

@@ -17,6 +17,9 @@ from workers.codes import Code
 
 __all__ = ["INTERRUPTED", "Ending", "guarded"]
 
+NO_THREAD: Final = "can't start new thread"
+"""What Python says where there is no memory for a thread's stack."""
+
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -56,10 +59,16 @@ async def guarded(what: str, work: Callable[[], Awaitable[T]]) -> T | Ending:
             provider_status=exc.provider_status,
         )
     except MemoryError:
-        _LOG.error("out of memory: %s", what)
-        message = "The worker ran out of memory; use a smaller model or a shorter context."
-        return Ending(Code.OUT_OF_MEMORY, message, finish_reason="error")
+        return _out_of_memory(what)
     except Exception as exc:  # noqa: BLE001 the boundary: whatever a provider's package raises ends one request
+        if NO_THREAD in str(exc):
+            return _out_of_memory(what)
         _LOG.error("%s failed", what, exc_info=exc)
         message = f"The adapter failed unexpectedly ({type(exc).__name__}); the log has the details."
         return Ending(Code.UNEXPECTED, message, finish_reason="error")
+
+
+def _out_of_memory(what: str) -> Ending:
+    _LOG.error("out of memory: %s", what)
+    message = "The worker ran out of memory; use a smaller model or a shorter context."
+    return Ending(Code.OUT_OF_MEMORY, message, finish_reason="error")

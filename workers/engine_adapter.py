@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from workers.adapter import (
     Adapter,
@@ -24,9 +24,11 @@ from workers.adapter import (
     LoadRequest,
     ProviderSpec,
     ReportProgress,
+    TellOfModel,
     Warn,
 )
 from workers.codes import Code
+from workers.engine_options import outlasts_its_connection
 from workers.hub_download import Hub
 from workers.model_files import MAIN, ModelFiles, hub_name
 from workers.resident import Model, Resident, Turn
@@ -41,7 +43,16 @@ QUIRKS: Final = ("models_dir", "download", "hub", "models_in_memory", "suggested
 memory at once; what to begin with where there is none: names → what they cost."""
 _MS_PER_S: Final = 1000
 
-W = TypeVar("W")
+
+class Named(Protocol):
+    """A model as it is wanted."""
+
+    @property
+    def name(self) -> str:
+        """As clients name it."""
+
+
+W = TypeVar("W", bound=Named)
 M = TypeVar("M", bound=Model)
 
 
@@ -90,6 +101,10 @@ class EngineAdapter(Adapter, Generic[W, M]):
         """
         return self.files.find(name)
 
+    def split(self, model: str) -> tuple[str, str] | None:
+        """Repository and file of a name of the hub's, the file empty where none is; None for others."""
+        return hub_name(model)
+
     def fetch(
         self, hub: Hub, repo: str, file: str, report: ReportProgress, given_up: threading.Event
     ) -> Path:
@@ -124,11 +139,16 @@ class EngineAdapter(Adapter, Generic[W, M]):
             warnings = (*warnings, Warn("NO_MODELS", self._where_to_get_one()))
         return Loaded(models=names, warnings=warnings, model_ms=model_ms)
 
+    def tell_of_models(self, tell: TellOfModel) -> None:
+        """As Adapter wants it; all connections' models are the same ones, so the last to ask is told."""
+        self.resident.tell = lambda event, wanted: tell(event, wanted.name)
+
     async def close(self) -> None:
-        """The model leaves the memory when the last connection has gone."""
+        """The model leaves the memory when the last connection has gone, unless that one wants it to stay as
+        long as the process does."""
         if self._joined:
             self._joined = False
-            await self.resident.leave()
+            await self.resident.leave(keep=outlasts_its_connection(self.binding.options))
 
     async def waiting(self, turn: Turn[W, M]) -> AsyncIterator[Alive]:
         """Signs of life until a turn is granted. Cancelling it is safe; the turn must still be released.
@@ -166,7 +186,7 @@ class EngineAdapter(Adapter, Generic[W, M]):
 
     async def _fetched(self, model: str, report: ReportProgress) -> None:
         """The model is on the disk afterwards, if it may be fetched and is one of the hub's."""
-        named = hub_name(model)
+        named = self.split(model)
         if named is None or self.provider.quirks.get("download") is not True:
             return
         try:

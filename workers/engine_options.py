@@ -20,11 +20,13 @@ __all__ = [
     "CONTEXT",
     "GIB",
     "LIMITS",
+    "QUANTIZED_BITS",
     "SLOTS",
     "Given",
     "Used",
     "check_memory",
     "fill",
+    "outlasts_its_connection",
     "read_options",
     "suits",
 ]
@@ -43,14 +45,19 @@ LIMITS: Final = {
     "threads": (1, 1024),
 }
 """From and to."""
+QUANTIZED_BITS: Final[Mapping[str, float]] = {"8bit": 9.0, "4bit": 5.0}
+"""Of one number, with what a quantised block says of itself and the layers that stay whole."""
 WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "isq": ("Q2K", "Q3K", "Q4K", "Q5K", "Q6K", "Q8_0"),
     "dtype": ("float32", "bfloat16", "float16"),
-    "quantization": ("8bit", "4bit"),
+    "quantization": tuple(QUANTIZED_BITS),
 }
 """One of these, in any case."""
 TEXTS: Final[Mapping[str, tuple[re.Pattern[str], str]]] = {
-    "device": (re.compile(r"cpu|mps|cuda(?::\d{1,2})?"), "cpu, mps, cuda, or cuda:1 for the second one"),
+    "device": (
+        re.compile(r"cpu|mps|webgpu|(?:cuda|gpu)(?::\d{1,2})?"),
+        "cpu, mps, webgpu, cuda, gpu (Intel's), or cuda:1 for the second one",
+    ),
     "revision": (re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"), "a commit, a tag or a branch"),
 }
 """A text of that form, and how it is said; all others are true or false."""
@@ -101,6 +108,12 @@ def read_options(options: Mapping[str, Any], kind: type[G]) -> tuple[G, tuple[Wa
     unknown = ", ".join(sorted(set(options) - {*known, KEEP_ALIVE}))
     sentence = f"Options without a meaning here: {unknown}; known are {', '.join(known)}."
     return kind(**values), (Warn("UNKNOWN_OPTION", sentence),) if unknown else ()
+
+
+def outlasts_its_connection(options: Mapping[str, Any]) -> bool:
+    """Whether a client wants its model kept when it has gone, for whoever comes before the process ends."""
+    keep_alive = options.get(KEEP_ALIVE)
+    return isinstance(keep_alive, (int, float)) and keep_alive != 0
 
 
 def suits(used: Any, given: Any) -> bool:

@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["KV_ITEM_BYTES", "BadFolder", "FolderModel", "read_folder", "read_json"]
+__all__ = [
+    "KV_ITEM_BYTES",
+    "BadFolder",
+    "FolderModel",
+    "ids",
+    "read_folder",
+    "read_json",
+    "speech_of",
+    "whole",
+]
 
 TEXT_MAX_BYTES: Final = 64 << 20
 """Of one of the JSON files; the largest tokenizers have some tens of megabytes."""
@@ -48,13 +57,16 @@ class FolderModel:
     kv_bytes: int
     """Memory for one token of context; 0 where it cannot be told."""
     parameters: int
-    """Numbers in all weights."""
+    """Numbers in all weights; 0 where they are in an engine's own form."""
     files: Mapping[Path, int]
     """The weights, and how many bytes each has."""
 
 
-def read_folder(folder: Path) -> FolderModel:
+def read_folder(folder: Path, exported: str = "") -> FolderModel:
     """Reads all but the weights themselves. Blocks.
+
+    `exported` is the file of the weights where they are in an engine's own form, of which only the size is
+    looked at.
 
     Raises:
         BadFolder: see there.
@@ -63,28 +75,40 @@ def read_folder(folder: Path) -> FolderModel:
     config = read_json(folder / CONFIG)
     if not (folder / "tokenizer.json").is_file():
         raise BadFolder("has no tokenizer.json")
-    tokenizer = _optional(folder / "tokenizer_config.json")
+    template, words = speech_of(folder)
     generation = _optional(folder / "generation_config.json")
     inner = config.get("text_config")
     text = {**config, **inner} if isinstance(inner, dict) else config
-    files = _weights(folder)
+    files = {folder / exported: (folder / exported).stat().st_size} if exported else _weights(folder)
     return FolderModel(
         architecture=_architecture(config),
-        context_length=_whole(text.get("max_position_embeddings")),
-        template=_template(folder, tokenizer),
-        words=_words({**_optional(folder / "special_tokens_map.json"), **tokenizer}),
-        eos_ids=_ids(generation.get("eos_token_id")) or _ids(text.get("eos_token_id")),
+        context_length=whole(text.get("max_position_embeddings")),
+        template=template,
+        words=words,
+        eos_ids=ids(generation.get("eos_token_id")) or ids(text.get("eos_token_id")),
         kv_bytes=_kv_bytes(text),
-        parameters=sum(map(_parameters, files)),
+        parameters=0 if exported else sum(map(_parameters, files)),
         files=files,
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """One of a folder's files. Blocks.
+def speech_of(folder: Path) -> tuple[str | None, dict[str, str]]:
+    """The chat template, and what it may speak of.
 
     Raises:
-        BadFolder: see there.
+        BadFolder: a file is broken.
+        OSError: a file cannot be read.
+    """
+    tokenizer = _optional(folder / "tokenizer_config.json")
+    words = _words({**_optional(folder / "special_tokens_map.json"), **tokenizer})
+    return _template(folder, tokenizer), words
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One of the JSON files.
+
+    Raises:
+        BadFolder: it is broken.
         OSError: it cannot be read.
     """
     if path.stat().st_size > TEXT_MAX_BYTES:
@@ -136,19 +160,20 @@ def _words(tokenizer: Mapping[str, Any]) -> dict[str, str]:
     return words
 
 
-def _ids(value: object) -> tuple[int, ...]:
+def ids(value: object) -> tuple[int, ...]:
+    """Numbers of tokens: one, or a list of them; what is none is left out."""
     items = value if isinstance(value, list) else [value]
     return tuple(item for item in items if type(item) is int and item >= 0)
 
 
 def _kv_bytes(config: Mapping[str, Any]) -> int:
     """Keys and values of one token in all layers, as a plain transformer keeps them: an upper bound."""
-    layers, width = _whole(config.get("num_hidden_layers")), _whole(config.get("hidden_size"))
-    heads = _whole(config.get("num_attention_heads"))
+    layers, width = whole(config.get("num_hidden_layers")), whole(config.get("hidden_size"))
+    heads = whole(config.get("num_attention_heads"))
     if not heads:
         return 0
-    kv_heads = _whole(config.get("num_key_value_heads")) or heads
-    side = _whole(config.get("head_dim")) or width // heads
+    kv_heads = whole(config.get("num_key_value_heads")) or heads
+    side = whole(config.get("head_dim")) or width // heads
     return layers * kv_heads * side * 2 * KV_ITEM_BYTES
 
 
@@ -174,10 +199,10 @@ def _parameters(path: Path) -> int:
         if not 0 < length <= HEADER_MAX_BYTES:
             raise BadFolder(f"holds {path.name}, which is no safetensors file")
         header = _header(path, file.read(length))
-    end = max((_whole(item["data_offsets"][1]) for item in header.values()), default=0)
+    end = max((whole(item["data_offsets"][1]) for item in header.values()), default=0)
     if path.stat().st_size < 8 + length + end:
         raise BadFolder(f"is not whole: {path.name} is cut off")
-    return sum(math.prod(map(_whole, item["shape"])) for item in header.values())
+    return sum(math.prod(map(whole, item["shape"])) for item in header.values())
 
 
 def _header(path: Path, data: bytes) -> dict[str, Any]:
@@ -194,5 +219,6 @@ def _header(path: Path, data: bytes) -> dict[str, Any]:
     raise BadFolder(f"holds {path.name}, whose header cannot be read")
 
 
-def _whole(value: object) -> int:
+def whole(value: object) -> int:
+    """A number above zero; 0 for what is none."""
     return value if type(value) is int and value > 0 else 0

@@ -7,8 +7,8 @@
    before its first step.
 3. Clocks belong to the supervisor: it sends Cancel when a request takes too long.
 
-Chunks, credit and Alive are workers.reply's, adapters and their loads workers.bindings', which exception
-becomes which code workers.endings'.
+Chunks, calls, credit and Alive are workers.reply's, adapters and their loads workers.bindings', which
+exception becomes which code workers.endings'.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from functools import partial
 from typing import Final
 
 from workers import bodies, stdio, wire
-from workers.adapter import Adapter, AdapterError, ProviderSpec
+from workers.adapter import Adapter, AdapterError, ProviderSpec, Warn
 from workers.bindings import Bindings, Serving
 from workers.codes import Code
 from workers.endings import INTERRUPTED, Ending, guarded
 from workers.reply import Reply
+from workers.toolless import without_tools
 
 __all__ = ["EXIT_BROKEN_WIRE", "EXIT_STUCK", "Host"]
 
@@ -219,10 +220,14 @@ class Host:
         """The request's task."""
         if entry.serving is None:
             raise AdapterError(Code.NOT_LOADED, "The provider is not loaded for this connection.")
+        adapter = entry.serving.adapter
+        warnings: tuple[Warn, ...] = ()
         request = bodies.read_request(entry.id, bytes(entry.body))
         entry.body.clear()
-        entry.reply = Reply(request, self._writer.push)
-        return await entry.reply.relay(entry.serving.adapter.generate(request))
+        if not adapter.carries_tools:
+            request, warnings = without_tools(request)
+        entry.reply = Reply(request, self._writer.push, warnings)
+        return await entry.reply.relay(adapter.generate(request))
 
     def _cancel(self, request: int) -> None:
         entry = self._open.get(request)

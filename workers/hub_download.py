@@ -22,7 +22,7 @@ import shutil
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -33,7 +33,7 @@ from workers.adapter import AdapterError, ReportProgress
 from workers.codes import Code
 from workers.model_files import MAIN, hub_name, part_names
 
-__all__ = ["Hub"]
+__all__ = ["Hub", "files_of_model"]
 
 TIMEOUT_S: Final = 20.0
 """For a connection, and for each read of it."""
@@ -121,14 +121,22 @@ class Hub:
                 self._fetch_one(repo, part, place, _Progress(f"{repo}/{part}", place.size, report, given_up))
         return file
 
-    def fetch_repository(self, repo: str, report: ReportProgress, given_up: threading.Event) -> None:
-        """Brings a repository of safetensors into the cache, as far as it is not there. Blocks.
+    def fetch_repository(
+        self,
+        repo: str,
+        report: ReportProgress,
+        given_up: threading.Event,
+        choose: Callable[[str, Sequence[str]], list[str]] | None = None,
+    ) -> None:
+        """Brings a repository into the cache, as far as it is not there: of its files those that `choose`
+        wants, in that order; by itself those of a model of safetensors. Blocks.
 
         Raises:
             AdapterError: as above; INVALID_MODEL also where the repository has no such weights.
         """
         with self._asking(repo):
-            places = {file: self._place(repo, file) for file in self._files_of_model(repo)}
+            wanted = (choose or files_of_model)(repo, self._names(repo))
+            places = {file: self._place(repo, file) for file in wanted}
             if len({place.commit for place in places.values()}) != 1:
                 raise AdapterError(Code.UPSTREAM_ERROR, f"{repo} is just being changed: load once more.")
             progress = _Progress(repo, sum(place.size for place in places.values()), report, given_up)
@@ -155,18 +163,6 @@ class Hub:
         else:
             self._download(place, blob, f"{repo}/{file}", progress)
         _name(folder, place, file, blob, self.revision)
-
-    def _files_of_model(self, repo: str) -> list[str]:
-        """The files of a repository that make a model, its config the last."""
-        names = [name for name in self._names(repo) if _OF_A_MODEL.fullmatch(name)]
-        names = sorted(name for name in names if not name.startswith(_SECOND_COPIES))
-        if CONFIG not in names or not any(name.endswith(".safetensors") for name in names):
-            raise AdapterError(
-                Code.INVALID_MODEL,
-                f"{repo} has no weights as safetensors with a {CONFIG}; look for one that has.",
-            )
-        names.remove(CONFIG)
-        return [*names[:FILES_MAX], CONFIG]
 
     def _names(self, repo: str) -> list[str]:
         """All files of a repository."""
@@ -261,6 +257,30 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 _OPENER: Final = urllib.request.build_opener(_Stay)
+
+
+def files_of_model(repo: str, names: Sequence[str], exported: Collection[str] = ()) -> list[str]:
+    """The files of a repository that make a model of safetensors, its config the last.
+
+    `exported` are the files of weights in an engine's own form: where all are there, they come instead.
+
+    Raises:
+        AdapterError: INVALID_MODEL, it has no such weights.
+    """
+    found = sorted(
+        name for name in names if _OF_A_MODEL.fullmatch(name) and not name.startswith(_SECOND_COPIES)
+    )
+    if exported and set(exported) <= set(names):
+        found = [*(name for name in found if ".safetensors" not in name), *sorted(exported)]
+    elif not any(name.endswith(".safetensors") for name in found):
+        found = []
+    if CONFIG not in found:
+        raise AdapterError(
+            Code.INVALID_MODEL,
+            f"{repo} has no weights as safetensors with a {CONFIG}; look for one that has.",
+        )
+    found.remove(CONFIG)
+    return [*found[: FILES_MAX - 1], CONFIG]
 
 
 def _read_place(headers: Mapping[str, str], url: str, repo: str) -> _Place:

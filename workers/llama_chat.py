@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from workers.adapter import AdapterError, Event, Finish, Request, Text
+from workers.adapter import AdapterError, Event, Finish, Request, Text, Warn
 from workers.chat_body import build
 from workers.chat_reply import ChatReply
 from workers.codes import Code
@@ -21,6 +21,7 @@ from workers.parameters import NO_EFFORT, Body
 from workers.quirks import Quirks
 from workers.redaction import redacted
 from workers.refusals import Who
+from workers.toolless import without_tools
 from workers.transcript import transcript
 
 __all__ = ["TRANSCRIPT_TEMPLATE", "Manner", "body_of", "events_of", "refused"]
@@ -57,6 +58,8 @@ class Manner:
     """As a transcript."""
     may_think: bool
     """Its chat template knows thinking, in which a stop string must not fire."""
+    knows_tools: bool = False
+    """Its chat template tells it of tools; the engine leaves them out in silence where it does not."""
 
 
 def body_of(request: Request, model: str, manner: Manner) -> Body:
@@ -66,6 +69,14 @@ def body_of(request: Request, model: str, manner: Manner) -> Body:
         AdapterError: UNSUPPORTED, the request holds what it cannot take.
     """
     quirks, forced = _QUIRKS, dict(_FORCED)
+    warnings: tuple[Warn, ...] = ()
+    if not manner.knows_tools:
+        request, warnings = without_tools(request)
+    request = _chosen(request)
+    if request.stop_ids and request.tools:
+        raise AdapterError(
+            Code.UNSUPPORTED, "llama.cpp takes no token ids in stop_tokens beside tools: send strings instead"
+        )
     if request.stop_ids:
         forced |= {"logprobs": True, "top_logprobs": 1}  # it tells a token's id only with its chance
     if manner.plain:
@@ -78,7 +89,7 @@ def body_of(request: Request, model: str, manner: Manner) -> Body:
         headroom = THINKING_HEADROOM if asked else 0
         quirks = dataclasses.replace(quirks, reasoning_models=("*",), reasoning_headroom=headroom)
     body = build(dataclasses.replace(request, model=model, stop_ids=()), quirks)
-    return Body({**body.fields, **forced}, body.warnings)
+    return Body({**body.fields, **forced}, (*warnings, *body.warnings))
 
 
 async def events_of(
@@ -123,6 +134,28 @@ def refused(error: Exception) -> AdapterError:
             f"{redacted(said.rpartition(_JINJA)[2])}); change them, or load with options.transcript.",
         )
     return AdapterError(Code.INVALID_PROMPT, f"The engine refuses the request (it said: {redacted(said)}).")
+
+
+def _chosen(request: Request) -> Request:
+    """The request with the tool that it chooses by name as the only one, and required: the engine knows the
+    words alone.
+
+    Raises:
+        AdapterError: INVALID_PROMPT, there is no such tool.
+    """
+    choice = request.tool_choice
+    if not isinstance(choice, Mapping):
+        return request
+    name = _name_in(choice)
+    tools = tuple(tool for tool in request.tools if _name_in(tool) == name)
+    if name is None or not tools:
+        raise AdapterError(Code.INVALID_PROMPT, f"tool_choice names {name!r}, which is none of the tools.")
+    return dataclasses.replace(request, tools=tools, tool_choice="required")
+
+
+def _name_in(tool: Mapping[str, Any]) -> Any:
+    function = tool.get("function")
+    return function.get("name") if isinstance(function, Mapping) else None
 
 
 def _check(piece: bytes) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 from typing import Any, Final
 
-__all__ = ["give_back_memory", "memory_bytes"]
+__all__ = ["give_back_memory", "is_to_be_had", "memory_bytes"]
 
 _PAGES: Final = "SC_PHYS_PAGES"
 
@@ -35,6 +36,16 @@ def memory_bytes() -> int:
     if kernel is None or not kernel.GlobalMemoryStatusEx(ctypes.byref(status)):
         return 0
     return int(status.total)
+
+
+def is_to_be_had(size_bytes: int) -> bool:
+    """Whether the system would let this process have so much more memory, as far as it can be asked without
+    taking it: a limit of the process stands against it, or there is not so much in all."""
+    try:
+        mmap.mmap(-1, max(size_bytes, 1)).close()
+    except (OSError, OverflowError, ValueError, MemoryError):
+        return False
+    return True
 
 
 def give_back_memory() -> None:

@@ -72,18 +72,11 @@ def ask(request: Request, manner: Manner) -> Asked:
         thinks_from_the_start=prompt.opens_thinking,
         max_tokens=request.max_output_length + (THINKING_HEADROOM if prompt.thinks else 0),
         fields=fields,
-        stops=() if manner.may_think else _stops(request, prompt.stops),
+        stops=prompt.stops[:STOPS_MAX],
         seeded=wanted and "grammar" not in fields,
         plain=prompt.plain,
         warnings=tuple(warnings),
     )
-
-
-def _stops(request: Request, ends: tuple[str, ...]) -> tuple[str, ...]:
-    """One of white space alone is never sent: it may be the first thing that a model says, and then there
-    would be no reply; the host cuts there after the first word."""
-    wanted = [stop for stop in dict.fromkeys((*ends, *request.stop)) if stop.strip()]
-    return tuple(wanted[:STOPS_MAX])
 
 
 def _sampling(request: Request) -> dict[str, Any]:

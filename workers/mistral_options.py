@@ -15,7 +15,7 @@ from workers.adapter import AdapterError
 from workers.codes import Code
 from workers.engine_options import CONTEXT, GIB, LIMITS, SLOTS, suits
 
-__all__ = ["Facts", "Given", "Used", "cache_bytes", "check_memory", "fill"]
+__all__ = ["Facts", "Given", "Used", "cache_bytes", "check_memory", "fill", "smaller", "weights_bytes"]
 
 BITS: Final[Mapping[str, float]] = {
     "Q8_0": 8.5,
@@ -104,7 +104,7 @@ def check_memory(name: str, used: Used, facts: Facts, memory_bytes: int) -> None
         AdapterError: OUT_OF_MEMORY, with what would fit.
     """
     contexts = facts.kv_bytes * used.slots * used.context_length
-    need_bytes = _weights(facts, used.isq) + contexts
+    need_bytes = weights_bytes(facts, used.isq) + contexts
     if need_bytes <= memory_bytes:
         return
     raise AdapterError(
@@ -115,23 +115,31 @@ def check_memory(name: str, used: Used, facts: Facts, memory_bytes: int) -> None
     )
 
 
+def smaller(used: Used, facts: Facts) -> str:
+    """The next smaller setting, for a sentence: the weights are what a load needs memory for."""
+    now = weights_bytes(facts, used.isq)
+    kinds = SUGGESTED if facts.parameters else ()
+    less = next((kind for kind in kinds if weights_bytes(facts, kind) < now), None)
+    return "a smaller model" if less is None else f"options.isq of {less!r}"
+
+
 def _remedy(used: Used, facts: Facts, memory_bytes: int) -> str:
     contexts = facts.kv_bytes * used.slots * used.context_length
     if facts.parameters:
-        before = _weights(facts, used.isq)
+        before = weights_bytes(facts, used.isq)
         for kind in SUGGESTED:
-            after = _weights(facts, kind)
+            after = weights_bytes(facts, kind)
             if after < before and after + contexts <= memory_bytes:
                 return f"options.isq of {kind!r}"
     token_bytes = facts.kv_bytes * used.slots
-    left = memory_bytes - _weights(facts, used.isq)
+    left = memory_bytes - weights_bytes(facts, used.isq)
     fitting = max(left // token_bytes, 0) if token_bytes else 0
     round_number = 1 << max(fitting.bit_length() - 1, 0)
     least, _ = LIMITS["context_length"]
     return f"options.context_length of {round_number}" if round_number >= least else "a smaller model"
 
 
-def _weights(facts: Facts, isq: str | None) -> int:
+def weights_bytes(facts: Facts, isq: str | None) -> int:
     """The memory of the weights alone."""
     if not facts.parameters:
         return facts.file_bytes

@@ -18,7 +18,7 @@ from workers.codes import Code
 from workers.folder_model import FolderModel, read_json
 from workers.mlx_library import has_gpu, load_weights, mx, transformers
 from workers.mlx_options import Given, Used, check_memory, contexts_bytes, fill
-from workers.token_engine import looked_at
+from workers.token_adapter import looked_at
 from workers.warm_files import read_once
 
 __all__ = ["Plan", "Wanted", "load_model", "load_tokenizer", "plan_of"]

@@ -44,7 +44,8 @@ STEP: Final = 128
 """Tokens of a prompt that a processor computes at once: an interrupt waits for as many."""
 GPU_STEP: Final = 512
 REHEARSED: Final = 3
-"""Replies together, to see whether a model can: no number of heads, with which a wrong shape would seem right."""
+"""Replies together, to see whether a model can. It is no number of heads, with which a wrong shape would
+seem right."""
 _LOG = logging.getLogger(__name__)
 
 

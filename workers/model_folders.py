@@ -1,5 +1,7 @@
 """From the name of a model to the folder that holds it as the hub does: a config, a tokenizer, safetensors.
 
+An engine may take weights in a form of its own instead (`exported`: their files' names).
+
 A name is, first match:
 
 1. the path of a folder: absolute, or from `~`;
@@ -13,7 +15,7 @@ Nothing is downloaded, and nothing in a folder is ever run.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +34,15 @@ from workers.model_files import (
     repositories,
 )
 
-__all__ = ["CONFIG", "find_folder", "find_model", "folder_names", "is_model_folder", "model_names"]
+__all__ = [
+    "CONFIG",
+    "find_folder",
+    "find_model",
+    "folder_names",
+    "is_exported",
+    "is_model_folder",
+    "model_names",
+]
 
 CONFIG: Final = "config.json"
 
@@ -42,12 +52,12 @@ def model_names(files: ModelFiles) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*folder_names(files), *files.names())))[:FILES_MAX]
 
 
-def folder_names(files: ModelFiles, revision: str = MAIN) -> tuple[str, ...]:
+def folder_names(files: ModelFiles, revision: str = MAIN, exported: Collection[str] = ()) -> tuple[str, ...]:
     """The folders alone. Blocks."""
-    return tuple(dict.fromkeys(name for name, _ in _folders(files, revision)))[:FILES_MAX]
+    return tuple(dict.fromkeys(name for name, _ in _folders(files, revision, exported)))[:FILES_MAX]
 
 
-def find_folder(files: ModelFiles, name: str, revision: str = MAIN) -> Path:
+def find_folder(files: ModelFiles, name: str, revision: str = MAIN, exported: Collection[str] = ()) -> Path:
     """The folder of that name, a repository of the hub's at that revision. Blocks.
 
     Raises:
@@ -55,8 +65,8 @@ def find_folder(files: ModelFiles, name: str, revision: str = MAIN) -> Path:
     """
     name = name.strip()
     if name.startswith("~") or Path(name).is_absolute():
-        return _at(name)
-    known = dict(_folders(files, revision))
+        return _at(name, exported)
+    known = dict(_folders(files, revision, exported))
     for shown, folder in known.items():
         if shown.casefold() == name.casefold():
             return folder
@@ -93,34 +103,43 @@ def find_model(files: ModelFiles, name: str) -> Path:
         raise AdapterError(Code.INVALID_MODEL, sentence) from exc
 
 
-def is_model_folder(folder: Path) -> bool:
+def is_model_folder(folder: Path, exported: Collection[str] = ()) -> bool:
     """Whether there are a config and weights in it."""
-    return (folder / CONFIG).is_file() and any(folder.glob("*.safetensors"))
+    if not (folder / CONFIG).is_file():
+        return False
+    return any(folder.glob("*.safetensors")) or is_exported(folder, exported)
 
 
-def _at(name: str) -> Path:
+def is_exported(folder: Path, exported: Collection[str]) -> bool:
+    """Whether all the files of weights in an engine's own form are in it."""
+    return bool(exported) and all((folder / name).is_file() for name in exported)
+
+
+def _at(name: str, exported: Collection[str] = ()) -> Path:
     folder = existing_path(name)
     if not folder.is_dir():
         raise AdapterError(Code.INVALID_MODEL, f"There is no folder {name!r}; check the path.")
-    if not is_model_folder(folder):
+    if not is_model_folder(folder, exported):
         raise AdapterError(
             Code.INVALID_MODEL, f"{name!r} is no model: it needs {CONFIG} and weights as .safetensors files."
         )
     return folder
 
 
-def _folders(files: ModelFiles, revision: str = MAIN) -> Iterator[tuple[str, Path]]:
+def _folders(
+    files: ModelFiles, revision: str = MAIN, exported: Collection[str] = ()
+) -> Iterator[tuple[str, Path]]:
     for folder in files.folders:
-        for path in _below(folder, DEPTH_MAX):
+        for path in _below(folder, DEPTH_MAX, exported):
             yield path.relative_to(folder).as_posix(), path
     for name, snapshot in repositories(files.hub, revision):
-        if is_model_folder(snapshot):
+        if is_model_folder(snapshot, exported):
             yield name, snapshot
 
 
-def _below(folder: Path, depth: int) -> Iterator[Path]:
+def _below(folder: Path, depth: int, exported: Collection[str]) -> Iterator[Path]:
     for path in directories(folder):
-        if is_model_folder(path):
+        if is_model_folder(path, exported):
             yield path
         elif depth:
-            yield from _below(path, depth - 1)
+            yield from _below(path, depth - 1, exported)

@@ -14,6 +14,7 @@ from typing import Any, Final
 from workers.adapter import AdapterError, Request, Warn
 from workers.codes import Code
 from workers.quirks import Quirks
+from workers.visible import COLONS
 
 __all__ = [
     "NEUTRAL_TEMPERATURE",
@@ -22,6 +23,7 @@ __all__ = [
     "asks_to_think",
     "bounded",
     "changed",
+    "early_stops",
     "is_streamed",
     "no_stop_ids",
     "not_taken",
@@ -104,14 +106,28 @@ def asks_to_think(request: Request) -> bool:
     return (effort is not None and effort != NO_EFFORT) or any(key in request.extra for key in _THINKING_KEYS)
 
 
+def early_stops(request: Request) -> list[str]:
+    """The stop strings that may end a reply before the host sees it. One of white space alone may not, nor
+    one that fires in an echo of the character's name, which is not shown: either may be the first thing that
+    a model says, and then there would be no reply. The host cuts there after the first word."""
+    name = (request.character_name or "").strip().casefold()
+    wanted = [stop for stop in dict.fromkeys(request.stop) if stop.strip()]
+    return [stop for stop in wanted if not (name and _is_in_echo(stop.lstrip().casefold(), name))]
+
+
+def _is_in_echo(stop: str, name: str) -> bool:
+    """Whether a stop lies in `name:`, or begins there."""
+    echoes = [f"{name}{colon}" for colon in COLONS]
+    return any(stop in echo or any(stop.startswith(echo[i:]) for i in range(len(echo))) for echo in echoes)
+
+
 def stops_sent(request: Request, quirks: Quirks, left_out: Collection[str]) -> list[str]:
-    """The stop strings that may go upstream. One of white space alone never does: it may be the first thing
-    that a model says, and then there would be no reply; the host cuts there after the first word."""
+    """The stop strings that may go upstream."""
     if "stop" in left_out:
         return []
-    longest = quirks.stop_chars_max or max(map(len, request.stop), default=0)
-    stops = [stop for stop in dict.fromkeys(request.stop) if stop.strip() and len(stop) <= longest]
-    return stops[: quirks.stop_max]
+    stops = early_stops(request)
+    longest = quirks.stop_chars_max or max(map(len, stops), default=0)
+    return [stop for stop in stops if len(stop) <= longest][: quirks.stop_max]
 
 
 def is_streamed(request: Request, stops: Collection[str]) -> bool:

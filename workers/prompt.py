@@ -14,6 +14,7 @@ from typing import Final
 
 from workers.adapter import AdapterError, Message
 from workers.codes import Code
+from workers.toolless import no_tool_messages
 
 __all__ = [
     "OPENING",
@@ -57,8 +58,8 @@ def prefixed(message: Message) -> Message:
     return replace(message, name=None, content=f"{name}: {message.content}")
 
 
-def plain_roles(messages: Iterable[Message]) -> list[Message]:
-    """The messages with `developer` said as `system`, which every wire knows.
+def plain_roles(messages: Iterable[Message], *, tools: bool = False) -> list[Message]:
+    """The messages with `developer` said as `system`, which every wire knows. `tools`: those of tools may be.
 
     Raises:
         AdapterError: UNSUPPORTED, a message belongs to a tool.
@@ -67,7 +68,10 @@ def plain_roles(messages: Iterable[Message]) -> list[Message]:
     for message in messages:
         if message.role == "developer":
             message = replace(message, role="system")
-        if message.role not in SPEAKING_ROLES:
+        if message.is_of_a_tool:
+            if not tools:
+                raise no_tool_messages(message.role)
+        elif message.role not in SPEAKING_ROLES:
             raise AdapterError(
                 Code.UNSUPPORTED,
                 f"messages of role {message.role!r} are not supported: send system, user and assistant",
@@ -122,12 +126,23 @@ def after_start(messages: Iterable[Message], *, then: str) -> list[Message]:
 
 
 def merged(messages: Iterable[Message]) -> list[Message]:
-    """The messages with neighbours of one role and name joined by a line end."""
+    """The messages with neighbours of one role and name joined by a line end. Nothing is joined to what a
+    tool says, nor to a call of one, which its answers follow; a call is joined to what was said before it."""
     result: list[Message] = []
     for message in messages:
         last = result[-1] if result else None
-        if last is not None and (last.role, last.name) == (message.role, message.name):
-            result[-1] = replace(last, content=f"{last.content}\n{message.content}")
+        if last is not None and _may_go_on(last, message):
+            parts = (
+                [last.content, message.content]
+                if message.content or not message.tool_calls
+                else [last.content]
+            )
+            result[-1] = replace(last, content="\n".join(parts), tool_calls=message.tool_calls)
         else:
             result.append(message)
     return result
+
+
+def _may_go_on(last: Message, message: Message) -> bool:
+    speaks = not last.is_of_a_tool and message.role in SPEAKING_ROLES
+    return speaks and (last.role, last.name) == (message.role, message.name)

@@ -86,6 +86,13 @@ class Quirks:
     json_unstreamed: bool = False
     """Whether `response_format` goes only with an answer that is not streamed."""
 
+    tool_choices: tuple[str, ...] = ()
+    """The words of `tool_choice` that the provider knows; empty where it takes all."""
+    tool_call_id_chars: int = 0
+    """How many letters and digits the id of a call has exactly; 0: as it likes."""
+    tool_call_index: bool = False
+    """Whether a call in a message says which one of it it is."""
+
     name_field: str = "prefix"
     """`native`: all roles have a name; `user_only`: only the user has; `prefix`: none has."""
     system_role: str = "system"

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Collection
 from typing import Final, Protocol
 
-from workers.adapter import AdapterError, Event, Reasoning, Text
+from workers.adapter import AdapterError, Event, Reasoning, Text, ToolCallPart
 from workers.answer import Answer
 from workers.codes import Code
 from workers.http_reply import Reply
@@ -89,7 +89,7 @@ async def _streamed(
                     if name == "error":
                         raise answer.failed(payload)
                     for event in answer.piece(payload):
-                        if isinstance(event, (Text, Reasoning)):
+                        if isinstance(event, (Text, Reasoning, ToolCallPart)):
                             reply.goes_on()
                         yield event
                     if answer.complete or answer.endless:

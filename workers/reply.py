@@ -1,9 +1,9 @@
-"""One generation on its way up: events of the adapter in, Chunk and Alive frames out, and how it ended.
+"""One generation on its way up: events of the adapter in; Chunk, CallPart and Alive frames out, and its end.
 
 1. What a client may not see (reasoning, stops, an echoed name) never leaves; it makes Alive frames.
 2. A streamed reply waits when its credit is spent. The adapter is not asked for more meanwhile, so its
    upstream waits too. An unstreamed one has no credit but a bound on the whole.
-3. After `cancel` no Chunk leaves, even if the adapter swallows the cancellation.
+3. After `cancel` no Chunk and no CallPart leaves, even if the adapter swallows the cancellation.
 4. When it ends, however it ends, the adapter's generator has been closed, and with it its upstream.
 """
 
@@ -25,10 +25,12 @@ from workers.adapter import (
     Reasoning,
     Request,
     Text,
+    ToolCallPart,
     Warn,
 )
 from workers.codes import Code
 from workers.endings import Ending
+from workers.tool_calls import ToolCalls
 from workers.visible import VisibleText
 
 __all__ = ["Reply"]
@@ -46,17 +48,21 @@ _TOO_LONG: Final = f"The provider's reply is longer than {UNSTREAMED_MAX_CHARS} 
 
 
 class Reply:
-    """Made when a generation starts; `relay` runs once."""
+    """Made when a generation starts; `relay` runs once. `warnings` are added to those of a success."""
 
-    def __init__(self, request: Request, send: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, request: Request, send: Callable[[bytes], None], warnings: tuple[Warn, ...] = ()
+    ) -> None:
         self._id = request.id
         self._model = request.model or None
         self._begun = Begun()
         self._send = send
+        self._warnings = warnings
         self._streamed = request.stream
         self._credit = wire.CREDIT_CHARS if request.stream else UNSTREAMED_MAX_CHARS
         self._granted = asyncio.Event()
         self._visible = VisibleText(request.stop, request.character_name)
+        self._calls = ToolCalls()
         self._alive_at = float("-inf")
         self._blank = True  # no visible character so far
         self._reasoned = False
@@ -87,10 +93,12 @@ class Reply:
                     elif rest := self._emit(text):
                         await self._show(rest)
                     if self._visible.stopped:
-                        return self._ending(self._cut())
+                        return await self._over(self._cut())
                 elif type(event) is Finish:
                     await self._show(self._visible.finish())
-                    return self._ending(event)
+                    return await self._over(event)
+                elif type(event) is ToolCallPart:
+                    await self._call(self._calls.feed(event))
                 else:
                     self._unseen(event)
                 until_turn -= 1
@@ -99,7 +107,7 @@ class Reply:
                     await asyncio.sleep(0)
             await self._show(self._visible.finish())
             if self._visible.stopped:  # a stop that could have become a longer, earlier one
-                return self._ending(self._cut())
+                return await self._over(self._cut())
         finally:
             await _close(events)
         raise AdapterError(Code.TRUNCATED, _TRUNCATED)
@@ -121,6 +129,23 @@ class Reply:
             self._credit -= len(piece)
             self._send(wire.encode(wire.Chunk(self._id, piece)))
         return text
+
+    async def _call(self, piece: ToolCallPart | None) -> None:
+        """Sends a piece of a call, waiting for credit as often as it takes."""
+        if piece is None:
+            self._alive()
+            return
+        rest, begins = piece.arguments, True
+        while rest or begins:
+            if self._cancelled:
+                raise asyncio.CancelledError
+            room = max(min(self._credit, wire.CHUNK_MAX_CHARS), 0)
+            if rest and not room:
+                await self._wait_for_credit()
+                continue
+            said, rest, begins = rest[:room], rest[room:], False
+            self._credit -= len(said)
+            self._send(wire.encode(wire.CallPart(self._id, piece.index, piece.id, piece.name, said)))
 
     async def _wait_for_credit(self) -> None:
         """Bounded by the supervisor, which watches the client and cancels the request."""
@@ -151,15 +176,22 @@ class Reply:
         """The end of a reply that was cut here, before the adapter told its own."""
         return Finish("stop", self._model, warnings=self._begun.warnings, retries=self._begun.retries)
 
+    async def _over(self, finish: Finish) -> Ending:
+        """The end of a reply of which all but its calls has been shown."""
+        for piece in self._calls.finish():
+            await self._call(piece)
+        return self._ending(finish)
+
     def _ending(self, finish: Finish) -> Ending:
         if finish.reason not in FINISH_REASONS:
             raise ValueError(f"the adapter finished with {finish.reason!r}")
         stopped = self._visible.stopped
-        warnings = finish.warnings
-        if self._blank and finish.reason != "tool_calls":
+        calls = bool(self._calls) and finish.reason == "stop"  # some say so of an end at a call too
+        warnings = (*self._warnings, *finish.warnings, *self._calls.warnings())
+        if self._blank and not self._calls:
             warnings = (*warnings, Warn(_EMPTY, self._empty_because(finish.reason)))
         return Ending(
-            finish_reason="stop" if stopped else finish.reason,
+            finish_reason="stop" if stopped else "tool_calls" if calls else finish.reason,
             model=finish.model,
             usage=finish.usage,
             warnings=warnings,
@@ -172,6 +204,8 @@ class Reply:
             return "The provider's filter left nothing of the reply."
         if self._visible.stopped:
             return "The reply began with a stop string."
+        if reason == "tool_calls":
+            return "The model wanted to call a tool, and no call of one arrived."
         if reasoned and reason == "length":
             return "All tokens were spent on reasoning; raise max_output_length or lower reasoning_effort."
         if reasoned:

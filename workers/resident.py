@@ -7,7 +7,9 @@
 2. A turn is given back exactly once, by `release`; before it was granted, that gives up its place in line.
 3. Loading is owned here: one who gives up his turn does not tear it apart. He asks it to stop, and a model
    that is there in spite of that stays for the next one.
-4. When nobody is interested any more (`leave`), the model goes as soon as its places are empty.
+4. When nobody is interested any more (`leave`), the model goes as soon as its places are empty; unless the
+   last one who left wants it kept for whoever comes next, until the process ends.
+5. Whatever comes and goes is told, when it does.
 
 It knows no engine: a Model is whatever `load` returns. It belongs to one event loop.
 """
@@ -50,6 +52,8 @@ class _Held(Generic[M]):
     """A model in memory, and how many requests it serves."""
 
     model: M
+    wanted: Any
+    """As it was asked for when it was loaded."""
     taken: int = 0
 
 
@@ -125,14 +129,20 @@ class Resident(Generic[W, M]):
         self._switching: asyncio.Task[None] | None = None
         self.keep = 1
         """How many models may be in memory."""
+        self._kept = False
+        """Whether the last one who left wants the models to stay."""
+        self.tell: Callable[[str, W], None] = lambda event, wanted: None
+        """Hears that a model is `loading`, is `loaded`, `failed` to load, or is `gone`."""
 
     def join(self) -> None:
         """Somebody may ask for a model from now on."""
         self._interested += 1
 
-    async def leave(self) -> None:
-        """He does not any more. Returns when all unused models are gone, if he was the last one."""
+    async def leave(self, *, keep: bool = False) -> None:
+        """He does not any more. Returns when all unused models are gone, if he was the last one and does not
+        want them kept."""
         self._interested -= 1
+        self._kept = keep
         self._advance()
         while self._switching is not None and not self._interested:
             await asyncio.wait({self._switching})
@@ -186,7 +196,7 @@ class Resident(Generic[W, M]):
             self._held.remove(held)
             self._held.append(held)
             turn.grant(held)
-        if not self._interested and self._switching is None:
+        if not self._interested and not self._kept and self._switching is None:
             unused = self._unused()
             if unused is not None:
                 self._switch(unused, None)
@@ -211,9 +221,16 @@ class Resident(Generic[W, M]):
         if old is not None:
             self._held.remove(old)
             await old.model.close()
+            self.tell("gone", old.wanted)
         if turn is None or turn.given_up.is_set():
             return
-        self._held.append(_Held(await self._load(turn)))
+        self.tell("loading", turn.wanted)
+        try:
+            self._held.append(_Held(await self._load(turn), turn.wanted))
+        except BaseException:
+            self.tell("failed", turn.wanted)
+            raise
+        self.tell("loaded", turn.wanted)
 
     def _switch_over(self, turn: Turn[W, M] | None, task: asyncio.Task[None]) -> None:
         """The loop's callback at the end of a switch: whoever it was for hears of its failure."""

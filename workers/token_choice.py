@@ -41,7 +41,7 @@ class Choice:
     frequency_penalty: float
     chance: random.Random = field(repr=False)
     seeded: bool = False
-    """Whether a client wants the same again."""
+    """The same words are wanted again."""
 
     @property
     def greedy(self) -> bool:

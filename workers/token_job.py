@@ -1,18 +1,19 @@
 """One reply as an engine of tokens makes it: numbers in, numbers out, brought from a thread into the loop.
 
 The engine says after every step what it has; whoever takes it may stop. Pure but for the queue between them.
+What an engine does with jobs is behind one interface, Runner.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Final, Protocol
 
 from workers.token_choice import Choice
 
-__all__ = ["Job"]
+__all__ = ["Job", "Runner"]
 
 _IDS: Final = itertools.count(1)
 
@@ -63,5 +64,32 @@ class Job:
             raise item
         tokens, over = item
         new = tokens[self._taken :]
-        self._taken += len(new)  # not len(tokens): the engine may have added one meanwhile
+        self._taken = max(self._taken, len(tokens))
         return new, over
+
+
+class Runner(Protocol):
+    """A way to make replies with a loaded model."""
+
+    places: int
+    broken: bool
+    """It makes no reply any more."""
+
+    def answer(self, job: Job, let_go: Callable[[], None]) -> AsyncGenerator[Sequence[int], None]:
+        """The tokens of a reply as they come, sometimes none as a sign of life; closing ends the reply.
+
+        `let_go` is called when the engine is through with it, which may be later.
+
+        Raises, while they are taken:
+            AdapterError: the engine failed.
+        """
+
+    def warm_up(self, prompt: Sequence[int]) -> None:
+        """One token: touches all weights. Blocks.
+
+        Raises:
+            AdapterError: it says none.
+        """
+
+    def stop(self) -> None:
+        """Ends its threads; no reply may be open. Blocks."""

@@ -18,8 +18,12 @@ TRUST: Final = "trust_remote_code"
 """The quirk with which an operator lets a model's own code run; the library's errors speak of it too."""
 ERRORS: Final = (*RAISED, SafetensorError)
 """What a model that cannot be loaded, or cannot go on, makes them raise."""
-_NO_MEMORY: Final = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
-"""What torch says in the one exception that it has for all that goes wrong outside of CUDA."""
+_NO_MEMORY: Final = (
+    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory"),
+    *("bad_alloc", "bad allocation", "out of gpu resources", "exceeded max size of memory"),
+)
+"""What torch says in the one exception that it has for all that goes wrong outside of CUDA, and OpenVINO in
+the one that it has for everything."""
 
 
 def not_loaded(error: Exception, name: str, architecture: str, remedy: str) -> AdapterError:

@@ -12,7 +12,7 @@ import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
 
@@ -21,11 +21,14 @@ from workers.codes import Code
 from workers.folder_model import FolderModel
 from workers.hf_library import torch, transformers
 from workers.machine import give_back_memory
-from workers.token_engine import looked_at
+from workers.token_adapter import looked_at
 from workers.torch_options import CPU, Given, Machine, Used, check_memory, fill
 from workers.warm_files import read_once
 
 __all__ = ["Plan", "Wanted", "clear", "load_model", "load_tokenizer", "plan_of"]
+
+_WITH: Final = f", with transformers {transformers.__version__}"
+"""Whoever wonders what a model does here is asked that first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,9 @@ def load_model(wanted: Wanted, plan: Plan, report: ReportProgress, given_up: thr
     used, files = plan.used, plan.found.files
     if sum(files.values()) < plan.machine.free_bytes // 2:  # a larger one would push itself out again
         read_once(wanted.name, files, report, given_up)
-    report("model", f"loading {wanted.name} on {used.device} as {used.quantization or used.dtype}", None)
+    report(
+        "model", f"loading {wanted.name} on {used.device} as {used.quantization or used.dtype}{_WITH}", None
+    )
     torch.set_num_threads(used.threads)
     return _model(wanted, used)
 
@@ -105,7 +110,7 @@ def _machine(given: Given) -> Machine:
     there = {CPU: True, "mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
     device = given.device or next(name for name in ("cuda", "mps", CPU) if there[name])
     kind, _, number = device.partition(":")
-    if not there[kind] or int(number or 0) >= max(torch.cuda.device_count(), 1):
+    if not there.get(kind) or int(number or 0) >= max(torch.cuda.device_count(), 1):
         shown = ", ".join(name for name, is_there in there.items() if is_there)
         raise AdapterError(
             Code.UNSUPPORTED,

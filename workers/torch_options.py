@@ -11,15 +11,13 @@ from typing import Final
 
 from workers.adapter import AdapterError
 from workers.codes import Code
-from workers.engine_options import CONTEXT, GIB, LIMITS, SLOTS, suits
+from workers.engine_options import CONTEXT, GIB, LIMITS, QUANTIZED_BITS, SLOTS, suits
 from workers.folder_model import KV_ITEM_BYTES, FolderModel
 
 __all__ = ["CPU", "Given", "Machine", "Used", "check_memory", "fill", "smaller"]
 
 CPU: Final = "cpu"
 DTYPE_BYTES: Final[Mapping[str, int]] = {"float32": 4, "bfloat16": 2, "float16": 2}
-QUANTIZED_BITS: Final[Mapping[str, float]] = {"8bit": 9.0, "4bit": 5.0}
-"""Of one number, with what a quantised block says of itself and the layers that stay whole."""
 SPARE: Final = 1.05
 """What computing needs besides the weights and the contexts."""
 

@@ -22,9 +22,9 @@ from typing import Final
 from workers.stops import StopCutter
 from workers.thinking import HEAD_MAX_CHARS, TAGS
 
-__all__ = ["VisibleText"]
+__all__ = ["COLONS", "VisibleText", "join_halves"]
 
-_COLONS: Final = (":", "\uff1a")
+COLONS: Final = (":", "\uff1a")
 
 
 class _Place(enum.Enum):
@@ -84,16 +84,7 @@ class VisibleText:
         return self._cutter.feed(text) + self._cutter.finish()
 
     def _joined(self, text: str) -> str:
-        text = self._half + text
-        self._half = ""
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            if "\ud800" <= text[-1] <= "\udbff":
-                self._half = text[-1]
-                text = text[:-1]
-            # The detour through UTF-16 joins what is a pair there and marks what is none.
-            return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        text, self._half = join_halves(self._half + text)
         return text
 
     def _opened(self, text: str) -> str:
@@ -125,7 +116,7 @@ class VisibleText:
                 self.reasoned = self._trims = True
                 return bare[len(closing) :].lstrip()
         name = len(self._name)
-        if name and bare[name : name + 1] in _COLONS and bare[:name].casefold() == self._name.casefold():
+        if name and bare[name : name + 1] in COLONS and bare[:name].casefold() == self._name.casefold():
             self.name_hidden = True
             return self._enter(_Place.TRIM, bare[name + 1 :])
         shown = bare if self._trims else text
@@ -152,3 +143,18 @@ class VisibleText:
         self._place = place
         self._body = place is _Place.BODY
         return rest
+
+
+def join_halves(text: str) -> tuple[str, str]:
+    """`text` with its surrogate pairs joined and what is none marked, and a first half at its end that waits
+    for the other."""
+    half = ""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        if "\ud800" <= text[-1] <= "\udbff":
+            half = text[-1]
+            text = text[:-1]
+        # The detour through UTF-16 joins what is a pair there and marks what is none.
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text, half

@@ -21,6 +21,7 @@ import msgpack
 
 __all__ = [
     "BODY_MAX_BYTES",
+    "CALL_NAME_MAX_CHARS",
     "CREDIT_CHARS",
     "FRAME_MAX_BYTES",
     "PART_BYTES",
@@ -28,6 +29,7 @@ __all__ = [
     "Alive",
     "Bind",
     "Bound",
+    "CallPart",
     "Cancel",
     "Chunk",
     "Credit",
@@ -40,6 +42,7 @@ __all__ = [
     "Generate",
     "Hello",
     "Init",
+    "ModelNews",
     "Part",
     "Ping",
     "Pong",
@@ -56,7 +59,7 @@ __all__ = [
     "unpack_body",
 ]
 
-VERSION: Final = 2
+VERSION: Final = 4
 FRAME_MAX_BYTES: Final = 1 << 20
 """A longer frame is refused before memory is taken for it."""
 PART_BYTES: Final = 256 << 10
@@ -67,6 +70,8 @@ CHUNK_MAX_CHARS: Final = 64 << 10
 """Text of one Chunk; four bytes a character at most, so a frame always has room."""
 CREDIT_CHARS: Final = 256 << 10
 """What a streamed request may send before the client has taken any of it; Credit frames give it back."""
+CALL_NAME_MAX_CHARS: Final = 1024
+"""The id and the name of a call of a tool, each: providers make ids of 40, and allow names of 64."""
 ARRAY_MAX: Final = 4096
 MAP_MAX: Final = 256
 ELIDED_CHARS: Final = 40
@@ -241,6 +246,16 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelNews:
+    """Something happened to a model of an engine: `event` is "loading", "loaded", "failed" or "gone".
+
+    Sent when it happens, so that whoever samples the process knows what it used before and after."""
+
+    event: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pong:
     """`source` is "thread" (the process runs Python) or "loop" (its event loop turns)."""
 
@@ -248,14 +263,33 @@ class Pong:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class CallPart:
+    """A piece of a call of a tool: which call of the reply, from 0, and the next piece of its arguments,
+    which are JSON text together. Each piece has the id and the name of its call."""
+
+    request: int
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+    def __repr__(self) -> str:
+        return f"CallPart({self.request}, {self.index}, {len(self.arguments)} characters)"
+
+
 Down: TypeAlias = "Init | Bind | Unbind | Generate | Part | Cancel | Credit | Ping | Shutdown | Dump"
-Up: TypeAlias = "Hello | Ready | Failed | Progress | Bound | Chunk | Alive | Done | Pong"
+Up: TypeAlias = (
+    "Hello | Ready | Failed | Progress | Bound | Chunk | Alive | Done | Pong | CallPart | ModelNews"
+)
 Frame: TypeAlias = "Down | Up"
 
 _DOWN: Final[tuple[type[Any], ...]] = (
     *(Init, Bind, Unbind, Generate, Part, Cancel, Credit, Ping, Shutdown, Dump),
 )
-_UP: Final[tuple[type[Any], ...]] = (Hello, Ready, Failed, Progress, Bound, Chunk, Alive, Done, Pong)
+_UP: Final[tuple[type[Any], ...]] = (
+    *(Hello, Ready, Failed, Progress, Bound, Chunk, Alive, Done, Pong, CallPart, ModelNews),
+)
 _UP_BASE: Final = 64
 """Tags of frames up begin here, so that no number means two things."""
 _TYPES: Final = {"int": int, "str": str, "bytes": bytes, "float": float}

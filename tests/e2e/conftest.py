@@ -17,6 +17,7 @@ from supervisor.provision import Recipe, provision
 from tests.e2e.client import Client, connect
 from tests.e2e.figures import Figures, tables
 from tests.e2e.hostile import IMPATIENT, REAL_PATIENCE, make_hostile
+from tests.e2e.light_engines import make_place
 from tests.e2e.module import Installation, Module
 from tests.e2e.upstream import Upstream
 from tests.wheelhouse import CHECKOUT, copy_checkout, repack_lock
@@ -88,6 +89,12 @@ def installation(unprovisioned: Installation, tmp_path_factory: pytest.TempPathF
         recipe = Recipe(name, place.checkout / "locks" / f"{name}.txt", envs[name].imports)
         provision(find_home(str(place.home), {}), recipe, wheelhouse=place.wheels)
     return place
+
+
+@pytest.fixture(scope="session")
+def engines_place(unprovisioned: Installation, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """An installation with the engines that install as a wheel, and tiny models of both formats."""
+    return make_place(unprovisioned, tmp_path_factory.mktemp("hôme with engines"))
 
 
 @pytest.fixture(scope="session")

@@ -92,6 +92,8 @@ def _asked_for(request: Mapping[str, Any]) -> set[str]:
     allowed = set(_owed(request))
     if "generate_stream_done" in allowed:
         allowed.add("generate_stream_chunk")
+        if request.get("tool_deltas") is True:
+            allowed.add("generate_tool_call_chunk")
     if request["type"] == "load" and request.get("progress") is True:
         allowed.add("load_progress")
     return allowed

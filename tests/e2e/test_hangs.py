@@ -88,6 +88,29 @@ async def test_an_engine_that_computes_is_reported_and_not_ended(impatient: Modu
     assert "worker silent provider=engine" in impatient.stderr()
 
 
+@linux
+async def test_an_engine_that_is_stuck_is_ended_with_its_stack_in_the_log(impatient: Module) -> None:
+    async with connect(impatient) as client:
+        await client.load("engine")
+        before = await worker_of(client, "engine")
+        reply = await client.say("hold 600", timeout_s=LONG_S * 3)
+        assert (reply.code, "did nothing" in reply.end["message"]) == ("WORKER_CRASHED", True)
+        assert (await client.say("stream 2", timeout_s=LONG_S)).code == "SUCCESS"
+        assert (await worker_of(client, "engine"))["pid"] != before["pid"]
+    said = [line for line in impatient.stderr().splitlines() if "worker says provider=engine" in line]
+    assert any(" in hold_the_interpreter" in line for line in said)
+
+
+async def test_a_load_of_an_engine_that_computes_with_the_interpreter_held_is_no_hang(
+    impatient: Module,
+) -> None:
+    async with connect(impatient) as client:
+        done = await client.load("engine", options={"compute_s": 3}, timeout_s=LONG_S * 3)
+        assert done["is_error"] is False
+        assert (await worker_of(client, "engine"))["deaths"] == 0
+        assert (await client.say("stream 2", timeout_s=LONG_S)).code == "SUCCESS"
+
+
 async def test_an_import_that_holds_the_interpreter_is_no_hang(impatient: Module) -> None:
     async with connect(impatient) as client:
         done = await client.load("sluggish")

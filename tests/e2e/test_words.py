@@ -102,7 +102,7 @@ async def test_another_loaded_provider_can_be_named_for_one_request(
     assert len(upstream.requests) == 1
 
 
-@pytest.mark.parametrize("asked", ["sentences", "reasoning", "tool_deltas"])
+@pytest.mark.parametrize("asked", ["sentences", "reasoning"])
 async def test_what_has_no_code_yet_is_unsupported_and_costs_nothing(
     openai: Client, upstream: Upstream, asked: str
 ) -> None:

@@ -30,7 +30,9 @@ class Hostile(Adapter):
     """Does what it is told."""
 
     async def load(self, load: LoadRequest, report: ReportProgress) -> Loaded:
-        """Blocks the loop for as long as the options say, as a model that is loaded badly does."""
+        """Blocks the loop, or computes with the interpreter held, for as long as the options say."""
+        if seconds := self.binding.options.get("compute_s"):
+            await compute_with_the_interpreter_held(str(seconds))
         time.sleep(float(self.binding.options.get("block_s", 0)))  # noqa: ASYNC251  # that is the point
         return await super().load(load, report)
 

@@ -36,6 +36,8 @@ class Outcome:
     """What came up of one request."""
 
     chunks: list[str] = field(default_factory=list)
+    calls: dict[int, tuple[str, str, str]] = field(default_factory=dict)
+    """Calls of tools as far as they came: ids, names and arguments."""
     alive: int = 0
     """How many frames said that it goes on."""
     done: frames.Done | None = None
@@ -113,6 +115,12 @@ class Served:
             await self._next()
         return self._outcomes[request]
 
+    async def called(self, request: int, *arguments: str) -> Outcome:
+        """Waits until the calls of a generation have come so far."""
+        while [call[2] for call in self._outcomes[request].calls.values()] != list(arguments):
+            await self._next()
+        return self._outcomes[request]
+
     def cancel(self, request: int) -> None:
         """What an interrupt is to a worker."""
         self._rig.send(frames.Cancel(request))
@@ -129,6 +137,10 @@ class Served:
         if isinstance(frame, frames.Chunk):
             outcome.chunks.append(frame.text)
             self._rig.send(frames.Credit(frame.request, len(frame.text)))
+        elif isinstance(frame, frames.CallPart):
+            said = outcome.calls.get(frame.index, ("", "", ""))[2] + frame.arguments
+            outcome.calls[frame.index] = (frame.id, frame.name, said)
+            self._rig.send(frames.Credit(frame.request, len(frame.arguments)))
         elif isinstance(frame, frames.Alive):
             outcome.alive += 1
         else:

@@ -26,6 +26,7 @@ __all__ = [
     "SSE",
     "Asked",
     "Behaviour",
+    "Call",
     "Part",
     "Received",
     "Refused",
@@ -68,11 +69,22 @@ class Received:
 
 
 @dataclass(frozen=True)
+class Call:
+    """A call of a tool in an answer; streamed, its name comes first, then each piece of its arguments."""
+
+    id: str
+    name: str
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Behaviour:
     """How to answer a generation; the default answers as a provider should."""
 
     texts: tuple[str, ...] = ("Hello", " there", ".")
     reasoning: tuple[str, ...] = ()
+    calls: tuple[Call, ...] = ()
+    """After the texts, on wires that carry tools."""
     finish_reason: str | None = "stop"
     """One of our words, or one of the wire's; None tells none."""
     usage: Usage | Mapping[str, Any] | None = USAGE
@@ -183,6 +195,8 @@ class Wire(abc.ABC):
     """Parameters of sampling that this wire calls otherwise."""
     also_listed: ClassVar[tuple[str, ...]] = ()
     """Models that a load tells beside those that the provider lists."""
+    carries_tools: ClassVar[bool] = False
+    """Whether tools are taken, in the shape of the OpenAI wire, and called."""
     streamed: ClassVar[bool | None] = None
     """Whether an answer is asked for as a stream, always or never; None: as the client wants it."""
     whole_status: ClassVar[int] = 200

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import pytest
 
@@ -14,21 +13,29 @@ from supervisor import environments, variants
 from supervisor.catalog import load_catalog
 from supervisor.environments import Environment, write_marker
 from supervisor.home import find_home
+from tests.e2e.engines.conftest import engine, models, row_applies, stage, talk
+from tests.e2e.engines.engine import Engine
 from tests.e2e.module import Installation
 from tests.run_all import HOME_OF_ENGINES
 from tests.wheelhouse import CHECKOUT
 
+__all__ = ["engine", "models", "row_applies", "stage", "talk"]  # fixtures are used by their names
+
 REAL_HOME: Final = os.environ.get(HOME_OF_ENGINES)
 """Read before any test hides it; None: the usual one."""
 
-Lend = Callable[[str], Environment]
+
+class Lend(Protocol):
+    """Makes the environment of that name count in a new HOME, or in that one; its files stay in place."""
+
+    def __call__(self, name: str, home: Path | None = None) -> Environment: ...
 
 
 @pytest.fixture(scope="session")
 def lend(tmp_path_factory: pytest.TempPathFactory) -> Lend:
-    """Makes the environment of that name count in a new HOME; the files stay where they are."""
+    """As Lend says; skips where the environment was not made."""
 
-    def lent(name: str) -> Environment:
+    def lent(name: str, home: Path | None = None) -> Environment:
         catalog = load_catalog(CHECKOUT / "venvs.toml")
         spec = catalog.envs[name]
         real = find_home(REAL_HOME, os.environ)
@@ -36,9 +43,10 @@ def lend(tmp_path_factory: pytest.TempPathFactory) -> Lend:
         if found is None:
             provider = next(p.id for p in catalog.providers.values() if p.env == name)
             pytest.skip(f"not installed in {real.root}: python install.py --llm {provider} (--variant cpu)")
-        home = find_home(str(tmp_path_factory.mktemp("hôme with a large engine")), {})
-        variants.choose(home, spec, variants.in_use(real, spec))
-        return _linked(found, home.envs)
+        home = home or tmp_path_factory.mktemp("hôme with a large engine")
+        borrower = find_home(str(home), {})
+        variants.choose(borrower, spec, variants.in_use(real, spec))
+        return _linked(found, borrower.envs)
 
     return lent
 
@@ -63,7 +71,7 @@ def transformers(lend: Lend) -> Environment:
     return lend("transformers")
 
 
-@pytest.fixture(scope="session")
-def place(transformers: Environment) -> Installation:
-    """An installation in which it is the only one."""
-    return Installation(CHECKOUT, transformers.directory.parent.parent, CHECKOUT)
+@pytest.fixture(scope="class")
+def place(engine: Engine, lend: Lend) -> Installation:
+    """An installation in which that engine's environment is the only one."""
+    return Installation(CHECKOUT, lend(engine.catalogued.env).directory.parent.parent, CHECKOUT)

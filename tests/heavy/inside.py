@@ -8,30 +8,15 @@ pytest is not in that environment, so a case is a function, and what does not ho
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
-import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-import psutil
-
-from workers import torch_replies
-from workers.adapter import (
-    AdapterError,
-    Binding,
-    Event,
-    Finish,
-    LoadRequest,
-    Message,
-    ProviderSpec,
-    Request,
-    Text,
-)
-from workers.adapters import transformers_local
+from tests.heavy.cases import NO_MEMORY, Cases, request
+from workers import torch_batch, torch_replies
+from workers.adapter import Binding, LoadRequest, ProviderSpec
 from workers.adapters.transformers_local import Transformers
 from workers.codes import Code
 from workers.hf_library import torch, transformers
@@ -40,11 +25,6 @@ from workers.token_job import Job
 from workers.torch_choice import chosen
 from workers.torch_options import Used
 
-CYCLES: Final = 40
-WARM_CYCLES: Final = 10
-"""Until then the allocator is still taking what it will keep."""
-GROWTH_MAX_BYTES: Final = 24 << 20
-"""Less than the contexts of two models would leave behind."""
 DRAWS: Final = 3_000
 NEAR: Final = 0.04
 """How far the share of a token among so many draws may be from its chance: more than four deviations."""
@@ -53,100 +33,32 @@ USED: Final = Used(512, 2, 1, "cpu", "float32", None, None, prefix_cache=False, 
 OPTIONS: Final = {"threads": 1, "context_length": 512, "device": "cpu"}
 
 
-def request(**fields: Any) -> Request:
-    values: dict[str, Any] = {
-        "id": 1,
-        "messages": (Message("user", "Hello"),),
-        "model": "",
-        "stream": True,
-        "timeout_s": 60.0,
-        "max_output_length": 40,
-        "sampling": {"seed": 3},
-    }
-    return Request(**{**values, **fields})
-
-
 async def loaded(model: Path) -> Transformers:
     adapter = Transformers(ProviderSpec("transformers", "T"), Binding(1, options=OPTIONS))
     await adapter.load(LoadRequest(preload_model=str(model)), lambda *news: None)
     return adapter
 
 
-async def said(adapter: Transformers, **fields: Any) -> list[Event]:
-    return [event async for event in adapter.generate(request(**fields))]
-
-
-def text_of(events: Sequence[Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, Text))
-
-
-class Fault:
-    """Lets some tokens be chosen, then raises."""
-
-    def __init__(self, error: Exception, after: int) -> None:
-        self._error = error
-        self._left = after
-
-    def __call__(self, *arguments: Any) -> Any:
-        self._left -= 1
-        if self._left < 0:
-            raise self._error
-        return chosen(*arguments)
-
-
-async def broken(model: Path, error: Exception, code: Code) -> None:
-    """All open replies end with that code, and the next one is as if nothing had been."""
-    adapter = await loaded(model)
-    before = text_of(await said(adapter))
-    engine = transformers_local._RESIDENT._held[0].model
-    setattr(torch_replies, "chosen", Fault(error, after=20))  # noqa: B010  # in place of a function
-    replies = await asyncio.gather(*(said(adapter, id=i) for i in range(2)), return_exceptions=True)
-    setattr(torch_replies, "chosen", chosen)  # noqa: B010
-    codes = [reply.code for reply in replies if isinstance(reply, AdapterError)]
-    assert code in codes, replies
-    assert len(codes) == 2 or engine.places == 1, replies
-    assert text_of(await said(adapter)) == before
-    assert transformers_local._RESIDENT._held[0].model is not engine, "it was loaded anew"
-    await adapter.close()
-    assert not transformers_local._RESIDENT.busy
+CASES: Final = Cases(loaded, (torch_batch,))
 
 
 def memory(models: Path) -> None:
     """The memory runs out in the middle of replies."""
-    for error in (
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
-        MemoryError(),
-    ):
-        asyncio.run(broken(models / "mamba", error, Code.OUT_OF_MEMORY))
+    for error in NO_MEMORY:
+        CASES.broken(models / "mamba", error, Code.OUT_OF_MEMORY)
         if str(error):  # the batch says nothing but the text of what it met
-            asyncio.run(broken(models / "tiny", error, Code.OUT_OF_MEMORY))
+            CASES.broken(models / "tiny", error, Code.OUT_OF_MEMORY)
 
 
 def fault(models: Path) -> None:
     """Something else goes wrong in the middle of replies."""
     for model in ("tiny", "mamba"):
-        asyncio.run(broken(models / model, ValueError("no"), Code.UPSTREAM_ERROR))
+        CASES.broken(models / model, ValueError("no"), Code.UPSTREAM_ERROR)
 
 
 def cycles(models: Path) -> None:
     """Loads and unloads leave nothing."""
-    sizes = []
-    for _ in range(CYCLES):
-
-        async def one() -> None:
-            adapter = await loaded(models / "tiny")
-            events = await said(adapter, max_output_length=2)
-            assert isinstance(events[-1], Finish)
-            await adapter.close()
-
-        asyncio.run(one())
-        gc.collect()
-        sizes.append(psutil.Process().memory_info().rss)
-        assert threading.active_count() == 1, threading.enumerate()
-    growth = sizes[-1] - sizes[WARM_CYCLES]
-    sys.stdout.write(f"{[size >> 20 for size in sizes]} MiB\n")
-    assert growth < GROWTH_MAX_BYTES, growth
+    CASES.cycles(models / "tiny")
 
 
 def kinds(models: Path) -> None:
@@ -160,7 +72,7 @@ def kinds(models: Path) -> None:
                 torch.nn.init.normal_(weights, std=0.25)
         model = model.eval()
         model.generation_config = transformers.GenerationConfig()
-        runner = torch_replies.runner_of(model, USED, [5, 6])
+        runner = torch_batch.runner_of(model, USED, [5, 6])
         said = asyncio.run(_tokens(runner))
         runner.stop()
         alone = torch_replies.OneByOne(model)
@@ -240,5 +152,5 @@ def _check_penalties(scores: Any) -> None:
 
 
 if __name__ == "__main__":
-    CASES = {"memory": memory, "fault": fault, "cycles": cycles, "kinds": kinds, "choices": choices}
-    CASES[sys.argv[1]](Path(sys.argv[2]))
+    NAMED = {"memory": memory, "fault": fault, "cycles": cycles, "kinds": kinds, "choices": choices}
+    NAMED[sys.argv[1]](Path(sys.argv[2]))

@@ -121,7 +121,7 @@ async def _no_room(model: Path) -> None:
     def no_room(*arguments: Any) -> Any:
         raise RuntimeError("[malloc] Unable to allocate 8 bytes.")
 
-    before = mlx_local.load_model
+    before = mlx_local.load_model  # type: ignore[attr-defined]  # put back below
     setattr(mlx_local, "load_model", no_room)  # noqa: B010
     try:
         await loaded(model)

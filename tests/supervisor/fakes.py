@@ -19,7 +19,7 @@ import psutil
 
 from supervisor.access import Access
 from supervisor.bindings import Binding, BoundResult
-from supervisor.commands import Outcome
+from supervisor.commands import CallPart, Outcome
 from supervisor.config import Settings, Variables
 from supervisor.errors import Failure, ModuleError, WorkerError
 from supervisor.home import Home
@@ -80,7 +80,7 @@ def make_job(
 ) -> Job:
     """A generation with every field that a worker wants."""
     body: dict[str, Any] = {
-        "messages": [{"role": "user", "content": text, "name": None}],
+        "messages": [{"role": "user", "content": text, "name": None, "tool_calls": [], "tool_call_id": None}],
         "model": "",
         "stream": stream,
         "timeout_ms": round(timeout_s * 1000),
@@ -92,6 +92,8 @@ def make_job(
         "sampling": {},
         "response_format": None,
         "reasoning_effort": None,
+        "tools": [],
+        "tool_choice": None,
         "extra": {},
     }
     return Job(stream, timeout_s, first_token_timeout_s, body)
@@ -109,12 +111,18 @@ class FakeSink:
 
     def __init__(self) -> None:
         self.chunks: dict[int, list[str]] = {}
+        self.call_parts: dict[int, list[CallPart]] = {}
         self.ends: dict[int, list[Outcome]] = {}
         self._changed = asyncio.Event()
 
     def chunk(self, number: int, text: str) -> None:
         assert number not in self.ends, "a chunk after the end"
         self.chunks.setdefault(number, []).append(text)
+        self._changed.set()
+
+    def call_part(self, number: int, part: CallPart) -> None:
+        assert number not in self.ends, "a piece of a call after the end"
+        self.call_parts.setdefault(number, []).append(part)
         self._changed.set()
 
     def ended(self, number: int, outcome: Outcome) -> None:

@@ -16,7 +16,10 @@ from supervisor.providers import Catalog, Provider, Setting, UnknownProviderErro
 from workers.quirks import Quirks
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
-OWN_QUIRKS: Final = ("llama_cpp", "mistralrs", "mlx_local", "scripted", "transformers_local")
+OWN_QUIRKS: Final = (
+    *("llama_cpp", "mistralrs", "mlx_local", "onnx_genai", "openvino_local", "scripted"),
+    "transformers_local",
+)
 """Adapters that are no HTTP: their own tests hold their quirks."""
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 OURS: Final = load_catalog(CHECKOUT / "venvs.toml")

@@ -13,7 +13,7 @@ import pytest
 
 from supervisor.bindings import Binding
 from supervisor.client import CREDIT_STEP_CHARS, Client
-from supervisor.commands import LoadResult, Outcome
+from supervisor.commands import CallPart, LoadResult, Outcome
 from supervisor.config import Settings
 from supervisor.errors import Failure, ProvisionError
 from supervisor.inflight import Sink
@@ -137,7 +137,7 @@ class Desk:
         await turns()
         assert self.types() == ["load_ack", "load_done"]
 
-    def generate(self, name: str = "a", *, stream: bool = True) -> int:
+    def generate(self, name: str = "a", *, stream: bool = True, **fields: Any) -> int:
         """Starts a generation; returns its number."""
         self.say(
             type="generate",
@@ -145,6 +145,7 @@ class Desk:
             messages=[{"role": "user", "content": "hello"}],
             params={"model_id": "m1"},
             stream=stream,
+            **fields,
         )
         assert self.types() == ["generate_ack"]
         return max(self.pool.started)
@@ -307,7 +308,32 @@ async def test_an_interrupt_ends_the_generation_in_the_pool(desk: Desk) -> None:
     assert (done["type"], done["error_name"]) == ("generate_stream_done", "INTERRUPT")
 
 
+async def test_pieces_of_a_call_are_sent_as_they_come_and_the_call_at_the_end(desk: Desk) -> None:
+    await desk.load()
+    number = desk.generate(tool_deltas=True)
+    for arguments in ("", "{}"):
+        desk.client.call_part(number, CallPart(0, "a1", "look", arguments))
+    desk.client.ended(number, Outcome(finish_reason="tool_calls"))
+    first, second, done = desk.take()
+    assert [piece["arguments"] for piece in (first, second)] == ["", "{}"]
+    assert [call["id"] for call in done["tool_calls"]] == ["a1"]
+
+
 # ---- credit
+
+
+async def test_pieces_of_calls_are_credited_when_they_are_taken_or_at_once_where_nobody_is_to_take_them(
+    desk: Desk,
+) -> None:
+    await desk.load()
+    asked, unasked = desk.generate("a", tool_deltas=True), desk.generate("b")
+    long = CallPart(0, "a1", "look", "x" * CREDIT_STEP_CHARS)
+    desk.client.call_part(unasked, long)
+    assert desk.pool.credits == [("demo", unasked, CREDIT_STEP_CHARS)]
+    desk.client.call_part(asked, long)
+    assert len(desk.pool.credits) == 1
+    desk.client.drained()
+    assert desk.pool.credits[1:] == [("demo", asked, CREDIT_STEP_CHARS)]
 
 
 async def test_credit_goes_back_in_steps_and_only_when_the_socket_took_everything(desk: Desk) -> None:

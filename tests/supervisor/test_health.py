@@ -32,6 +32,8 @@ WELL = WorkerHealth(
     condition="well",
     heartbeat_ms=0.42,
     memory_bytes=34_400_000,
+    models=("tiny",),
+    memory_before_bytes=11_500_000,
     cpu_s=1.5,
     cpu_percent=0.31,
 )
@@ -42,10 +44,12 @@ def test_a_worker_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "supervisor.health"):
         log_workers([WELL, down])
     assert caplog.messages == [
-        "worker health provider=groq state=ready pid=41 uptime_s=120 memory_mb=33 cpu_pct=0.3 open=0 "
-        "finished=12 restarts=0 heartbeat_ms=0.4 condition=well last_error=None",
-        "worker health provider=demo state=down pid=None uptime_s=0 memory_mb=None cpu_pct=None open=0 "
-        r"finished=0 restarts=5 heartbeat_ms=None condition=None last_error='it died\nagain'",
+        "worker health provider=groq state=ready pid=41 uptime_s=120 memory_mb=33 models=1 "
+        "before_models_mb=11 cpu_pct=0.3 open=0 finished=12 restarts=0 heartbeat_ms=0.4 condition=well "
+        "last_error=None",
+        "worker health provider=demo state=down pid=None uptime_s=0 memory_mb=None models=0 "
+        "before_models_mb=None cpu_pct=None open=0 finished=0 restarts=5 heartbeat_ms=None condition=None "
+        r"last_error='it died\nagain'",
     ]
 
 

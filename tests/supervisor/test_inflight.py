@@ -147,6 +147,25 @@ async def test_a_long_prompt_is_written_in_parts(desk: Desk) -> None:
     assert [type(frame) for frame in desk.written] == [wire.Generate, wire.Part, wire.Part]
 
 
+async def test_pieces_of_a_call_arrive_and_are_life_and_the_first_of_a_reply(desk: Desk) -> None:
+    desk.start(timeout_s=10, first_token_timeout_s=10)
+    for arguments in ("", "{", "}"):
+        desk.clock.pass_s(9)
+        desk.requests.call_part(wire.CallPart(1, 0, "a1", "look", arguments))
+    desk.done(finish_reason="tool_calls")
+    assert [part.arguments for part in desk.sink.call_parts[1]] == ["", "{", "}"]
+    (outcome,) = desk.sink.ends[1]
+    assert (outcome.finish_reason, outcome.timings_ms["first_token"]) == ("tool_calls", 9000)
+
+
+async def test_no_piece_of_a_call_arrives_once_its_request_is_to_end(desk: Desk) -> None:
+    desk.start()
+    desk.requests.end(1, Failure(Code.INTERRUPT, "x"))
+    desk.requests.call_part(wire.CallPart(1, 0, "a1", "look", "{"))
+    desk.requests.call_part(wire.CallPart(77, 0, "a1", "look", "{"))
+    assert desk.sink.call_parts == {}
+
+
 # ---- deadlines
 
 

@@ -35,7 +35,9 @@ def test_a_bare_request_gets_the_defaults_of_the_published_client() -> None:
     made = job()
     assert (made.stream, made.timeout_s, made.first_token_timeout_s) == (False, 60.0, None)
     assert made.body == {
-        "messages": [{"role": "user", "content": "Hello", "name": None}],
+        "messages": [
+            {"role": "user", "content": "Hello", "name": None, "tool_calls": [], "tool_call_id": None}
+        ],
         "model": "the-model",
         "stream": False,
         "timeout_ms": 60_000,
@@ -47,6 +49,8 @@ def test_a_bare_request_gets_the_defaults_of_the_published_client() -> None:
         "sampling": {},
         "response_format": None,
         "reasoning_effort": None,
+        "tools": [],
+        "tool_choice": None,
         "extra": {},
     }
 
@@ -65,6 +69,8 @@ def test_what_was_asked_for_is_passed_on() -> None:
         "seed": 0,
         "response_format": {"type": "json_object"},
         "reasoning_effort": "low",
+        "tools": [{"type": "function", "function": {"name": "look"}}],
+        "tool_choice": "required",
         "extra": {"a": [1]},
     }
     made = job(stream=True, params=asked)
@@ -153,17 +159,7 @@ def test_missing_content_is_named(role: str) -> None:
     [
         pytest.param({"sentences": True}, "sentences", id="sentences"),
         pytest.param({"reasoning": True}, "reasoning", id="reasoning"),
-        pytest.param({"tool_deltas": True}, "tool_deltas", id="tool_deltas"),
         pytest.param({"fallback": ["a"]}, "fallback", id="fallback"),
-        pytest.param({"params": {"tools": [{}]}}, "params.tools", id="tools"),
-        pytest.param({"params": {"tool_choice": "auto"}}, "params.tool_choice", id="tool_choice"),
-        pytest.param(
-            {"messages": [USER, {"role": "tool", "content": "x"}]}, "messages[1]", id="a tool's message"
-        ),
-        pytest.param({"messages": [{"role": "function", "content": "x"}]}, "messages[0]", id="a function's"),
-        pytest.param(
-            {"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0]", id="tool calls"
-        ),
         pytest.param(
             {"messages": [USER, {"role": "user", "content": [{"type": "text"}, {"type": "image_url"}]}]},
             "messages[1] has a part of type 'image_url'",
@@ -181,8 +177,8 @@ def test_what_this_version_cannot_do_is_refused_and_named(fields: dict[str, Any]
 @pytest.mark.parametrize(
     "fields",
     [
-        {"sentences": False, "reasoning": None, "tool_deltas": False, "fallback": [], "chunks": False},
-        {"params": {"tools": [], "tool_choice": None}},
+        {"sentences": False, "reasoning": None, "tool_deltas": True, "fallback": [], "chunks": False},
+        {"params": {"tools": [{}], "tool_choice": "auto"}},
         {"messages": [{**USER, "tool_calls": []}]},
     ],
 )
@@ -198,3 +194,18 @@ def test_a_made_up_part_type_is_shown_shortened() -> None:
 
 def test_a_job_never_shows_its_prompt() -> None:
     assert "Hello" not in repr(job())
+
+
+def test_an_answer_of_old_that_answers_nothing_is_named() -> None:
+    made = make_job(request(messages=[USER, {"role": "function", "name": "f", "content": "x"}]), "m", LIMITS)
+    sentence = "messages[1] of role function answers no function_call before it."
+    assert made == Failure(Code.INVALID_REQUEST, sentence)
+
+
+def test_what_a_tool_says_must_be_there_and_may_be_in_parts() -> None:
+    answer = {"role": "tool", "tool_call_id": "a"}
+    made = make_job(request(messages=[USER, answer]), "m", LIMITS)
+    assert made == Failure(Code.INVALID_REQUEST, "messages[1].content is missing.")
+    parts = [{"type": "text", "text": "A"}, {"type": "text", "text": "B"}]
+    sent = job(messages=[{**answer, "content": parts}]).body["messages"][0]
+    assert (sent["role"], sent["content"], sent["tool_call_id"]) == ("tool", "A\nB", "a")

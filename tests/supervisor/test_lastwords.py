@@ -43,6 +43,24 @@ def test_one_line_says_why(data: bytes, reason: str | None) -> None:
     assert words(data).reason == reason
 
 
+@pytest.mark.parametrize(
+    ("line", "ends"),
+    [
+        pytest.param(b"memory allocation of 2097152 bytes failed", True, id="Rust"),
+        pytest.param(b"terminate called after throwing an instance of 'std::bad_alloc'", True, id="C++"),
+        pytest.param(b"terminating due to uncaught exception of type std::bad_alloc", True, id="macOS"),
+        pytest.param(b"CUDA error: out of memory", True, id="a GPU"),
+        pytest.param(b"E srv alloc: failed to allocate memory for prompt cache state: std::bad_alloc", False,
+                     id="one that goes on"),
+        pytest.param(b"Fatal Python error: Aborted", False, id="something else"),
+    ],
+)  # fmt: skip
+def test_who_ends_for_want_of_memory_is_known_however_long_the_stacks_below_are(
+    line: bytes, ends: bool
+) -> None:
+    assert words(line + b"\n" + b"  a frame of a stack\n" * 100).out_of_memory is ends
+
+
 def test_every_split_gives_the_same_lines(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     for cut in range(len(STACK)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pytest
@@ -14,6 +14,8 @@ from supervisor.messages import (
     ROLES,
     Address,
     Broken,
+    Called,
+    FunctionCall,
     Generate,
     Incoming,
     Interrupt,
@@ -27,6 +29,25 @@ from supervisor.messages import (
 from workers.codes import Code
 
 USER: dict[str, Any] = {"role": "user", "content": "Hello"}
+
+
+NAMELESS: dict[str, Any] = {"id": "a", "function": {"name": ""}}
+NAMED: dict[str, Any] = {"id": "a", "function": {"name": "look", "arguments": "{}"}}
+CUSTOM: dict[str, Any] = {**NAMED, "type": "custom"}
+NO_ID: Final = ".tool_call_id is missing: it names the call that the tool answers."
+NO_CALLER: Final = "; only an assistant calls tools."
+NO_NAME: Final = " needs an id and the name of a function."
+OF_TOOLS: list[tuple[dict[str, Any], str]] = [
+    ({"role": "tool", "content": "x"}, NO_ID),
+    ({"role": "tool", "content": "x", "tool_call_id": ""}, NO_ID),
+    ({"role": "function", "content": "x"}, ".name is missing: it names the function that answers."),
+    ({"role": "user", "content": "x", "tool_calls": [NAMED]}, f" is of role user{NO_CALLER}"),
+    ({"role": "system", "content": "x", "function_call": {"name": "f"}}, f" is of role system{NO_CALLER}"),
+    ({"role": "assistant", "tool_calls": [{**NAMED, "id": ""}]}, f".tool_calls[0]{NO_NAME}"),
+    ({"role": "assistant", "tool_calls": [NAMED, NAMELESS]}, f".tool_calls[1]{NO_NAME}"),
+    ({"role": "assistant", "tool_calls": [CUSTOM]}, ".tool_calls[0].type must be function."),
+]
+"""Messages that break a rule, and how the sentence about it goes on."""
 
 
 def message(kind: str = "generate", **fields: Any) -> bytes:
@@ -319,6 +340,19 @@ def test_an_id_that_is_none_breaks_the_request_and_is_named(kind: str, raw: str,
         pytest.param(message(params={"top_k": {}}), "params.top_k: ", id="top_k"),
         pytest.param(message(params={"extra": []}), "params.extra: ", id="extra"),
         pytest.param(message(params={"response_format": "json"}), "params.response_format: ", id="format"),
+        pytest.param(message(params={"tools": {}}), "params.tools: ", id="tools"),
+        pytest.param(message(params={"tools": [{}, "look"]}), "params.tools[1]: ", id="a tool"),
+        pytest.param(message(params={"tool_choice": 5}), "params.tool_choice: ", id="tool_choice"),
+        pytest.param(
+            message(messages=[{"role": "assistant", "tool_calls": [{"id": "a"}]}]),
+            "messages[0].tool_calls[0]: ",
+            id="a call without a function",
+        ),
+        pytest.param(
+            message(messages=[{"role": "tool", "content": "x", "tool_call_id": 5}]),
+            "messages[0].tool_call_id: ",
+            id="tool_call_id",
+        ),
         pytest.param(message(stream=[]), "stream: ", id="stream"),
         pytest.param(message(fallback="x"), "fallback: ", id="fallback"),
         pytest.param(
@@ -354,6 +388,10 @@ def test_a_wrong_type_is_a_sentence_that_names_the_path(data: bytes, path: str) 
             message(messages=[USER, {"role": "robot"}]),
             f"messages[1].role must be one of {', '.join(ROLES)}.",
             id="role",
+        ),
+        *(
+            pytest.param(message(messages=[USER, said]), f"messages[1]{why}", id=f"tools {number}")
+            for number, (said, why) in enumerate(OF_TOOLS)
         ),
         pytest.param(message("load"), "load must name a provider, in provider or in llm.", id="no provider"),
         pytest.param(
@@ -545,7 +583,24 @@ def test_a_damaged_message_never_makes_it_raise(data: st.DataObject) -> None:
     assert_is_sound(parse(bytes(whole)))
 
 
-@pytest.mark.parametrize("field", ["extra", "response_format"])
+def test_a_call_and_its_answer_are_read_in_the_shape_in_which_calls_are_told() -> None:
+    told = {"id": "a1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    body = generate(
+        messages=[
+            {"role": "assistant", "content": None, "tool_calls": [told]},
+            {"role": "tool", "content": "A cat.", "tool_call_id": "a1"},
+            {"role": "assistant", "function_call": {"name": "look", "arguments": {"at": 1.0}}},
+            {"role": "function", "name": "look", "content": "A dog."},
+        ],
+        params={"tools": [{"type": "function"}], "tool_choice": {"type": "function"}},
+    )
+    call, answer, old, _ = body.messages
+    assert call.tool_calls == [Called("a1", FunctionCall("look", "{}"), "function")]
+    assert answer.tool_call_id == "a1"
+    assert old.function_call == FunctionCall("look", {"at": 1.0})
+
+
+@pytest.mark.parametrize("field", ["extra", "response_format", "tool_choice"])
 @pytest.mark.parametrize(("levels", "fits"), [(64, True), (65, False)])
 def test_what_is_passed_on_as_it_is_has_a_bound_on_its_nesting(field: str, levels: int, fits: bool) -> None:
     nested = '{"a":' * (levels - 1) + "{}" + "}" * (levels - 1)

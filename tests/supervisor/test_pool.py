@@ -728,6 +728,15 @@ async def test_what_the_last_connection_said_goes_before_the_setting() -> None:
     await soon(shop.pool.close())
 
 
+async def test_an_engine_that_no_connection_uses_rests_sooner() -> None:
+    shop = Shop(idle_s=3600.0, engine_idle_s=0.01)
+    engine = replace(PROVIDER, kind="engine")
+    await soon(shop.pool.load(engine, Binding(1), LoadOptions(), ignore_progress))
+    shop.pool.unload("demo", 1)
+    await soon(shop.made[0].has_stopped.wait())
+    await soon(shop.pool.close())
+
+
 # ---- closing
 
 

@@ -253,6 +253,14 @@ def test_a_python_out_of_bounds_is_an_error_that_names_both(home: Home, wheels: 
         provision(home, Recipe("new", wanted.lock, ("tiny",), python=">=3.99"), wheelhouse=wheels)
 
 
+def test_a_machine_without_files_is_an_error_that_says_what_it_takes(home: Home, wheels: Path) -> None:
+    wanted = recipe(wheels)
+    with pytest.raises(ProvisionError, match=r"no files for this machine .* sys_platform == 'amiga'"):
+        provision(
+            home, Recipe("far", wanted.lock, ("tiny",), where="sys_platform == 'amiga'"), wheelhouse=wheels
+        )
+
+
 def test_an_interrupt_leaves_nothing(home: Home, wheels: Path) -> None:
     def interrupt(progress: Progress) -> None:
         if progress.phase is Phase.VERIFY:

@@ -21,6 +21,7 @@ from supervisor.home import Home, find_home
 from supervisor.provision import Phase, Progress
 from supervisor.provisioner import provision_child
 from supervisor.spawn import STAY_VARIABLE, exclusive_lock
+from supervisor.variants import FROM, own_lock
 from tests.wheelhouse import CHECKOUT, PATIENCE_S, Site, lock_text, make_site, make_wheel, wait_until
 
 pytestmark = pytest.mark.install
@@ -139,6 +140,18 @@ async def test_a_large_environment_is_refused_with_the_command_that_makes_it(
 ) -> None:
     with pytest.raises(ProvisionError, match=r"python install\.py --llm giant"):
         await made(home, wheels, [], "large")
+
+
+async def test_an_own_build_that_has_gone_is_refused_with_the_command_that_brought_it(
+    home: Home, wheels: Path
+) -> None:
+    home.builds.mkdir()
+    own_lock(home, "tiny").write_text(
+        f"{FROM}the folder of mine\n" + lock_of("large").read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    with pytest.raises(ProvisionError, match=r'--builds "the folder of mine".*--remove') as caught:
+        await made(home, wheels, [], "tiny")
+    assert "has gone" in caught.value.message
 
 
 async def test_an_environment_of_no_table_is_refused(home: Home, wheels: Path) -> None:

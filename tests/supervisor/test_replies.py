@@ -12,6 +12,8 @@ from supervisor import replies
 from supervisor.errors import Failure
 from supervisor.messages import Address, RequestId
 from supervisor.replies import (
+    CalledFunction,
+    CalledTool,
     ChunkEncoder,
     CloseAck,
     Dialect,
@@ -26,6 +28,7 @@ from supervisor.replies import (
     LoadDone,
     LoadProgress,
     StatusDone,
+    ToolCallChunk,
     WarningNote,
     encode,
     failed,
@@ -112,6 +115,20 @@ def test_a_failure_in_each_dialect(dialect: Dialect) -> None:
             id="generate_stream_done",
         ),
         pytest.param(
+            GenerateStreamDone(
+                finish_reason="tool_calls",
+                tool_calls=[CalledTool("a1", CalledFunction("look", '{"at":"é"}'))],
+            ),
+            '{"type":"generate_stream_done","finish_reason":"tool_calls","tool_calls":[{"type":"function",'
+            '"id":"a1","function":{"name":"look","arguments":"{\\"at\\":\\"é\\"}"}}]}',
+            id="calls",
+        ),
+        pytest.param(
+            ToolCallChunk(index=0, id="a1", name="look", arguments=""),
+            '{"type":"generate_tool_call_chunk","index":0,"id":"a1","name":"look","arguments":""}',
+            id="a piece of a call",
+        ),
+        pytest.param(
             InterruptAck(interrupted=[msgspec.Raw(b'"a"'), msgspec.Raw(b"1e2")]),
             '{"type":"interrupt_ack","interrupted":["a",1e2]}',
             id="interrupt_ack",
@@ -151,6 +168,7 @@ def test_no_reply_has_a_type_that_the_contract_does_not_name() -> None:
     structs = [t for t in vars(replies).values() if isinstance(t, type) and issubclass(t, msgspec.Struct)]
     kinds = {t.__struct_config__.tag for t in structs if not t.__name__.startswith("_")} - {None}
     assert kinds == {
+        "function",
         "error",
         "load_ack",
         "load_progress",
@@ -158,6 +176,7 @@ def test_no_reply_has_a_type_that_the_contract_does_not_name() -> None:
         "generate_ack",
         "generate_done",
         "generate_stream_done",
+        "generate_tool_call_chunk",
         "interrupt_ack",
         "close_ack",
         "get_providers_done",

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from supervisor.commands import (
     AskProviders,
     AskStatus,
+    CallPart,
     CancelLoad,
     CloseModule,
     EndGeneration,
@@ -57,6 +58,7 @@ flaws: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
 rarely = st.sampled_from([*([False] * 12), True])
 """For what ends a history, or nearly; the simplest value comes first, since it is drawn more often."""
 texts = st.text(max_size=3)
+parts = st.builds(CallPart, st.integers(0, 2), st.just("id"), st.sampled_from(["f", "g"]), texts)
 
 
 @dataclass(eq=False)
@@ -74,6 +76,9 @@ class Owed:
     rivals: list[Owed] = field(default_factory=list)
     """What it supersedes and was still open at its acknowledgement."""
     text: str = ""
+    tool_deltas: bool = False
+    calls: dict[int, str] = field(default_factory=dict)
+    """Their arguments."""
 
 
 def key(raw: str) -> Any:
@@ -143,7 +148,9 @@ class Ledger:
                 assert request is not None
                 self.acknowledged(kind, identifier, request)
             case ["generate_stream", "chunk"]:
-                self.chunk(identifier, said["chunk"])
+                self.chunk(identifier)
+            case ["generate_tool_call", "chunk"]:
+                self.chunk(identifier, of_a_call=True)
             case ["load", "progress"]:
                 assert next(r.id for r in self.open if r.kind == "load") == identifier
             case ["load", "done"]:
@@ -171,11 +178,12 @@ class Ledger:
         others = [r for r in self.open if r is not request and r.kind in ("load", "generate")]
         assert not any(key(r.id) == key(identifier) for r in others), "two open requests have one id"
 
-    def chunk(self, identifier: str, text: str) -> None:
+    def chunk(self, identifier: str, *, of_a_call: bool = False) -> None:
         streams = [
             r for r in self.open if r.kind == "generate" and r.stream and r.acked and r.id == identifier
         ]
-        assert any(not request.interrupted for request in streams), "a chunk that nobody is owed"
+        owed = [r for r in streams if not r.interrupted and (r.tool_deltas or not of_a_call)]
+        assert owed, "a chunk that nobody is owed"
 
     def load_done(self, identifier: str, code: Code) -> None:
         waiting = [r for r in self.open if r.kind == "load" and r.acked]
@@ -208,6 +216,9 @@ class Ledger:
         if not stream:
             given = said["response"] if code is Code.SUCCESS else said["partial_response"]
             assert given == ended.text
+        told = [call["function"]["arguments"] for call in said.get("tool_calls", [])]
+        whole = [arguments for _, arguments in sorted(ended.calls.items())]
+        assert told == (whole if code is Code.SUCCESS else []), "calls that are not what came"
         if code is Code.NOT_LOADED:
             named = CATALOG.find(ended.name or "")
             assert self.current is None if ended.name is None else named and named.id not in self.loaded
@@ -290,6 +301,7 @@ class Histories(RuleBasedStateMachine):
         name=names,
         stream=st.booleans(),
         supersedes=ids,
+        deltas=st.booleans(),
         flaw=st.sampled_from(
             [{}, {}, {}, {"sentences": True}, {"messages": []}, {"params": {"model_id": 5}}]
         ),
@@ -300,13 +312,12 @@ class Histories(RuleBasedStateMachine):
         name: str | None,
         stream: bool,
         supersedes: str,
+        deltas: bool,
         flaw: dict[str, Any],
     ) -> None:
-        request = Owed("generate", identifier, name, stream, supersedes)
-        params = {"model_id": "any"}
-        self.say(
-            "generate", request, **{"llm": name, "stream": stream, "messages": USER, "params": params, **flaw}
-        )
+        request = Owed("generate", identifier, name, stream, supersedes, tool_deltas=deltas)
+        fields = {"llm": name, "stream": stream, "messages": USER, "params": {"model_id": "any"}}
+        self.say("generate", request, **{**fields, "tool_deltas": deltas, **flaw})
 
     @precondition(lambda self: self.ledger.loaded)
     @rule(
@@ -315,7 +326,7 @@ class Histories(RuleBasedStateMachine):
     def generate_well(self, identifier: str, stream: bool, supersedes: str, data: st.DataObject) -> None:
         """With nothing against it: so most of what is open is more than one."""
         name = data.draw(st.sampled_from(sorted(self.ledger.loaded)))
-        self.generate(identifier, name, stream, supersedes, {})
+        self.generate(identifier, name, stream, supersedes, data.draw(st.booleans()), {})
 
     @rule(identifier=ids, only=ids)
     def interrupt(self, identifier: str, only: str) -> None:
@@ -405,6 +416,20 @@ class Histories(RuleBasedStateMachine):
             request.text += text
 
     @precondition(lambda self: self.ledger.numbers)
+    @rule(data=st.data(), part=parts)
+    def call_part(self, data: st.DataObject, part: CallPart) -> None:
+        number = data.draw(st.sampled_from(self.numbers()))
+        request = self.ledger.numbers[number]
+        outputs = self.session.call_part(number, part)
+        owed = self.ledger.is_open(number) and not request.interrupted and not self.gone
+        assert len(outputs) == (owed and request.stream and request.tool_deltas), (
+            "a piece too many or too few"
+        )
+        self.hear(outputs)
+        if owed:
+            request.calls[part.index] = request.calls.get(part.index, "") + part.arguments
+
+    @precondition(lambda self: self.ledger.numbers)
     @rule(data=st.data(), code=st.sampled_from(GENERATION_ENDS))
     def generation_ends(self, data: st.DataObject, code: Code | None) -> None:
         self.ends(data.draw(st.sampled_from(self.numbers())), code)
@@ -435,6 +460,7 @@ class Histories(RuleBasedStateMachine):
             assert self.session.load_progress(strange, "start", "Late.", 1.0) == []
         if not self.ledger.is_open(strange):
             assert self.session.chunk(strange, "late") is None
+            assert self.session.call_part(strange, CallPart(0, "a", "f", "late")) == []
             assert self.session.generation_ended(strange, Outcome()) == []
 
     @precondition(lambda self: self.ledger.questions)

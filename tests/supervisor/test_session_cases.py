@@ -11,6 +11,7 @@ import pytest
 from supervisor.commands import (
     AskProviders,
     AskStatus,
+    CallPart,
     CancelLoad,
     CloseModule,
     EndGeneration,
@@ -345,9 +346,10 @@ def test_a_generation_before_any_load_is_told_so(talk: Talk, stream: bool) -> No
         pytest.param({"supersedes": {"a": 1}}, Code.INVALID_REQUEST, id="supersedes an object"),
         pytest.param({"sentences": True}, Code.UNSUPPORTED, id="sentences"),
         pytest.param({"reasoning": True}, Code.UNSUPPORTED, id="reasoning"),
-        pytest.param({"tool_deltas": True}, Code.UNSUPPORTED, id="tool_deltas"),
         pytest.param({"fallback": ["two"]}, Code.UNSUPPORTED, id="fallback"),
-        pytest.param({"params": {"tools": [{}]}}, Code.UNSUPPORTED, id="tools"),
+        pytest.param(
+            {"messages": [{"role": "tool", "content": "x"}]}, Code.INVALID_REQUEST, id="an answer to nothing"
+        ),
         pytest.param(
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
             Code.UNSUPPORTED,
@@ -736,3 +738,50 @@ def test_what_cannot_be_attributed_is_an_error_and_the_talk_goes_on(talk: Talk, 
     assert (error["type"], error["error_code"]) == ("error", Code.INVALID_REQUEST)
     assert "unique_request_id" not in error
     assert talk.load()[0]["is_error"] is False
+
+
+# ---- calls of tools
+
+
+def call_parts(talk: Talk, number: int, *arguments: str) -> list[Any]:
+    """Pieces of one call, and what the client is sent of them."""
+    pieces = [CallPart(0, "a1", "look", text) for text in arguments]
+    return heard([output for piece in pieces for output in talk.session.call_part(number, piece)])
+
+
+@pytest.mark.parametrize("sdk", [True, False], ids=["sdk", "seed"])
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize("deltas", [True, False, None])
+def test_calls_are_on_the_end_and_their_pieces_are_for_who_asked(
+    talk: Talk, stream: bool, deltas: bool | None, sdk: bool
+) -> None:
+    talk.load("one", sdk=sdk)
+    number = talk.generate(stream=stream, tool_deltas=deltas)
+    pieces = call_parts(talk, number, "{", "}")
+    told = [(piece["type"], piece["unique_request_id"], piece["arguments"]) for piece in pieces]
+    wanted = [("generate_tool_call_chunk", "g", "{"), ("generate_tool_call_chunk", "g", "}")]
+    assert told == (wanted if stream and deltas else [])
+    (done,) = talk.end(number, Outcome(finish_reason="tool_calls"))
+    function = {"name": "look", "arguments": "{}"}
+    assert done["tool_calls"] == [{"type": "function", "id": "a1", "function": function}]
+    assert (done["finish_reason"], done["is_error"]) == ("tool_calls", False)
+    assert done.get("response") == (None if stream else "")
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+def test_half_a_call_is_not_told_of_what_failed(talk: Talk, stream: bool) -> None:
+    talk.load("one")
+    number = talk.generate(stream=stream)
+    call_parts(talk, number, "{")
+    (done,) = talk.end(number, Code.TRUNCATED)
+    assert "tool_calls" not in done
+
+
+def test_after_an_interrupt_no_piece_of_a_call_is_sent(talk: Talk) -> None:
+    talk.load("one")
+    number = talk.generate(stream=True, tool_deltas=True)
+    assert len(call_parts(talk, number, "{")) == 1
+    talk.say(type="interrupt")
+    assert call_parts(talk, number, "}") == []
+    (done,) = talk.end(number, Code.INTERRUPT)
+    assert (done["finish_reason"], "tool_calls" in done) == ("interrupt", False)

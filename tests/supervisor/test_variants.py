@@ -154,3 +154,8 @@ def test_every_variant_of_ours_says_what_it_is_for_and_what_it_costs() -> None:
         assert variant.size_mb
         assert (CHECKOUT / "locks" / f"{variant.lock}.txt").is_file()
         assert catalog.env_of_lock(variant.lock) in several
+
+
+def test_an_environment_suits_the_machines_that_its_marker_names() -> None:
+    assert variants.suits(PLAIN)
+    assert not variants.suits(EnvSpec("far", (), (), where=ELSEWHERE))

@@ -101,6 +101,21 @@ async def test_it_pings_at_the_interval_and_knows_memory_and_processor_time(room
     assert room.worker.ends == []
 
 
+async def test_a_model_that_comes_or_goes_is_sampled_in_that_moment(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch, _ = room.watch(os.getpid())
+    await room.worker.until(lambda: watch.memory_bytes is not None)
+    with caplog.at_level(logging.INFO, "supervisor.model_memory"):
+        for event in ("loading", "loaded", "gone"):
+            watch.memory_bytes = None
+            watch.model_news(event, "tiny")
+            assert watch.memory_bytes is not None
+    assert [line.partition(" ms=")[0].partition(" before")[0] for line in caplog.messages] == [
+        f"model {what} provider=demo pid={os.getpid()} model='tiny'" for what in ("loaded", "gone")
+    ]
+
+
 async def test_answers_keep_a_worker_well(room: Room) -> None:
     watch, _ = room.watch(os.getpid(), report_s=NEVER_S, hung_s=BEAT_S * 1000)
     loop = asyncio.get_running_loop()

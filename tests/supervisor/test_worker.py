@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +100,12 @@ class Bench:
         self.made.append(worker)
         return worker
 
-    def rude(self, program: str, **limits: Any) -> Worker:
+    def rude(self, program: str, *, provider: Provider = PROVIDER, **limits: Any) -> Worker:
         """A worker that is that program, with boot(), up() and down() at hand."""
         boot = self._folder / f"rude {len(self.made)}" / "workers" / "__main__.py"
         boot.parent.mkdir(parents=True)
         boot.write_text(RUDE.format(checkout=str(CHECKOUT)) + program, encoding="utf-8")
-        return self.real(checkout=boot.parent.parent, **limits)
+        return self.real(checkout=boot.parent.parent, provider=provider, **limits)
 
 
 @pytest.fixture
@@ -317,6 +318,32 @@ async def test_a_kill_is_the_system_s_if_it_ended_somebody_for_memory_just_now(
     kill(worker.pid)
     death = await bench.deaths.one()
     assert (death.code, "ran out of memory" in death.words) == (code, code is Code.OUT_OF_MEMORY)
+
+
+async def test_an_engine_that_ends_for_want_of_memory_comes_with_what_would_need_less(bench: Bench) -> None:
+    last_words = b"memory allocation of 2097152 bytes failed\\n"
+    dying = f"boot(); os.write(2, b'{last_words.decode()}'); down(); os._exit(134)"
+    worker = await started(bench.rude(dying, provider=replace(PROVIDER, kind="engine")))
+    sink = FakeSink()
+    generate(worker, 1, sink)
+    failure = await sink.failure(1)
+    assert failure.code is Code.OUT_OF_MEMORY
+    assert "status 134, its memory ran out. Load it with half the options.context_length" in failure.message
+
+
+async def test_a_model_that_comes_and_goes_in_an_engine_is_known(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "supervisor")
+    news = [f"up(wire.ModelNews('{event}', 'tiny'))" for event in ("loading", "loaded", "gone")]
+    program = f"boot(); down(); {'; '.join(news)}; up(wire.Chunk(1, 'x'))\nwhile True: down()"
+    worker = await started(bench.rude(program, provider=replace(PROVIDER, kind="engine")))
+    sink = FakeSink()
+    generate(worker, 1, sink)
+    await sink.first_chunk(1)
+    told = [line for line in caplog.messages if line.startswith("model ")]
+    assert [line.partition(" provider=")[0] for line in told] == ["model loaded", "model gone"]
+    assert all("None" not in line for line in told), "also the first one was sampled"
 
 
 async def test_a_bind_in_progress_fails_with_the_death(bench: Bench) -> None:

@@ -25,11 +25,12 @@ from workers.adapter import (
     ReportProgress,
     Request,
     Text,
+    ToolCallPart,
 )
 from workers.codes import Code
 from workers.host import Host
 
-__all__ = ["BIND", "SPEC", "Fake", "Rig", "body_of", "running", "soon"]
+__all__ = ["BIND", "SPEC", "Caller", "Fake", "Rig", "body_of", "running", "soon"]
 
 F = TypeVar("F")
 T = TypeVar("T")
@@ -38,7 +39,7 @@ BIND: dict[str, Any] = {"key": None, "base_url": None, "options": {}, "verify": 
 
 
 class Fake(Adapter):
-    """Does what the last user message names."""
+    """Does what the last message names."""
 
     made: ClassVar[list[Fake]] = []
 
@@ -137,6 +138,10 @@ class Fake(Adapter):
         raise MemoryError
         yield Alive()
 
+    async def no_thread(self, request: Request) -> AsyncIterator[Event]:
+        raise RuntimeError("can't start new thread")
+        yield Alive()
+
     async def cancel_itself(self, request: Request) -> AsyncIterator[Event]:
         raise asyncio.CancelledError
         yield Alive()
@@ -159,9 +164,45 @@ class Fake(Adapter):
         yield Text("<think>hm</think>")
         yield Finish("length")
 
+    async def call(self, request: Request) -> AsyncIterator[Event]:
+        yield Text("Let me see.")
+        for part in (
+            ToolCallPart(3, "a1", "look"),
+            ToolCallPart(3, arguments='{"at": '),
+            ToolCallPart(3, arguments='"cat"}'),
+            ToolCallPart(4, "", "ping"),
+        ):
+            yield part
+        yield Finish("stop")
+
+    async def call_at_length(self, request: Request) -> AsyncIterator[Event]:
+        yield ToolCallPart(0, "a1", "write", '"')
+        for _ in range(8):
+            yield ToolCallPart(0, arguments="x" * wire.CHUNK_MAX_CHARS)
+        yield ToolCallPart(0, arguments='"')
+        yield Finish("tool_calls")
+
+    async def call_without_end(self, request: Request) -> AsyncIterator[Event]:
+        while True:
+            yield ToolCallPart(0, "a1", "write", "x" * wire.CHUNK_MAX_CHARS)
+
+    async def call_and_hang(self, request: Request) -> AsyncIterator[Event]:
+        yield ToolCallPart(0, "a1", "write", '{"half')
+        await asyncio.Event().wait()
+
+    async def tell_tools(self, request: Request) -> AsyncIterator[Event]:
+        yield Text(f"{len(request.tools)} {request.tool_choice}")
+        yield Finish("stop")
+
     async def stop_here(self, request: Request) -> AsyncIterator[Event]:
         yield Text("one STOP two")
         await asyncio.Event().wait()
+
+
+class Caller(Fake):
+    """The same, on a wire that carries tools."""
+
+    carries_tools = True
 
 
 class Rig:

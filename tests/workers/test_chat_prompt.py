@@ -49,6 +49,12 @@ def test_only_a_model_that_may_think_is_asked_to() -> None:
     assert not prompt_of(request(), THINKER).thinks
 
 
+def test_a_stop_counts_at_once_unless_it_could_fire_in_thinking() -> None:
+    wanted = request(stop=("END", "\n"))
+    assert prompt_of(wanted, CHAT).stops == ("END",)
+    assert prompt_of(wanted, THINKER).stops == ()
+
+
 def test_a_template_may_open_the_thinking_itself() -> None:
     prompt = prompt_of(request(), Manner(lambda messages, think, more: "assistant:<think>\n", may_think=True))
     assert prompt.thinks
@@ -57,6 +63,8 @@ def test_a_template_may_open_the_thinking_itself() -> None:
 
 def test_a_transcript_ends_with_who_speaks_next() -> None:
     messages = (Message("system", "A tale."), Message("user", "Hi", name="Ann"))
-    prompt = prompt_of(request(messages=messages, character_name="Mia"), Manner(None, may_think=False))
+    prompt = prompt_of(
+        request(messages=messages, character_name="Mia", stop=("END",)), Manner(None, may_think=False)
+    )
     assert (prompt.text, prompt.plain) == ("A tale.\n\nAnn: Hi\nMia:", True)
-    assert prompt.stops == ("\nUser:", "\nAnn:")
+    assert prompt.stops == ("\nUser:", "\nAnn:", "END")

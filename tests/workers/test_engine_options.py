@@ -9,7 +9,15 @@ import pytest
 
 from workers.adapter import AdapterError
 from workers.codes import Code
-from workers.engine_options import CONTEXT, SLOTS, Given, check_memory, fill, read_options
+from workers.engine_options import (
+    CONTEXT,
+    SLOTS,
+    Given,
+    check_memory,
+    fill,
+    outlasts_its_connection,
+    read_options,
+)
 from workers.gguf_header import GgufHeader
 from workers.mistral_options import Given as Mistral
 
@@ -89,3 +97,12 @@ def test_a_word_is_one_of_few_in_any_case() -> None:
         with pytest.raises(AdapterError) as caught:
             read_options({"isq": value}, Mistral)
         assert "options.isq must be one of Q2K" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("options", "stays"),
+    [({}, False), ({"keep_alive": None}, False), ({"keep_alive": 0}, False), ({"keep_alive": 0.0}, False),
+     ({"keep_alive": 30}, True), ({"keep_alive": -1}, True)],
+)  # fmt: skip
+def test_a_model_outlasts_the_connection_that_asks_for_it(options: dict[str, Any], stays: bool) -> None:
+    assert outlasts_its_connection(options) is stays

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from tests.worker_process import request_body
-from tests.workers.host_rig import BIND, Fake, body_of, running, soon
+from tests.workers.host_rig import BIND, Caller, Fake, body_of, running, soon
 from workers import host as host_module
 from workers import wire
 from workers.adapter import Alive, Event, Request
@@ -41,6 +42,7 @@ async def test_a_reply_is_chunks_and_one_done() -> None:
         ("fail", Code.RATE_LIMITED, ""),
         ("bug", Code.UNEXPECTED, "Hel"),
         ("memory", Code.OUT_OF_MEMORY, ""),
+        ("no_thread", Code.OUT_OF_MEMORY, ""),
         ("cut", Code.TRUNCATED, "Hel"),
         ("odd", Code.UNEXPECTED, ""),
         ("odd_finish", Code.UNEXPECTED, ""),
@@ -299,3 +301,27 @@ async def test_shutdown_does_not_wait_for_an_adapter_that_does_not_let_go(
         rig.send(wire.Shutdown())
         assert (await rig.reply(5))[1].code == Code.INTERRUPT
         release.set()
+
+
+TOOLS: dict[str, Any] = {"tools": [{"type": "function", "function": {"name": "look"}}], "tool_choice": "auto"}
+ANSWER = {"role": "tool", "content": "tell_tools", "tool_call_id": "a"}
+
+
+async def test_an_adapter_without_tools_is_given_none_and_the_client_is_told() -> None:
+    async with running() as rig:
+        await rig.bind()
+        rig.generate(5, "tell_tools", **TOOLS)
+        text, done = await rig.reply(5)
+        assert text == "0 None"
+        assert [name for name, _ in body_of(done)["warnings"]] == ["PARAMETER_LEFT_OUT"] * 2
+        rig.generate(6, "", messages=[ANSWER])
+        text, done = await rig.reply(6)
+        assert (text, done.code) == ("", Code.UNSUPPORTED)
+
+
+async def test_an_adapter_with_tools_is_given_them_and_their_messages() -> None:
+    async with running(Caller) as rig:
+        await rig.bind()
+        rig.generate(5, "", **TOOLS, messages=[ANSWER])
+        text, done = await rig.reply(5)
+        assert (text, body_of(done)["warnings"]) == ("1 auto", [])

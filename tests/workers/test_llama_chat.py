@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from tests.fakes.bound import finish_of, request, text_of
-from workers.adapter import AdapterError, Alive, Event, Message, Text, Usage
+from workers.adapter import AdapterError, Alive, Event, Message, Text, ToolCallPart, Usage
 from workers.codes import Code
 from workers.llama_chat import Manner, body_of, events_of, refused
 from workers.parameters import Body
@@ -17,6 +17,9 @@ from workers.parameters import Body
 TEMPLATED: Final = Manner(plain=False, may_think=False)
 THINKER: Final = Manner(plain=False, may_think=True)
 PLAIN: Final = Manner(plain=True, may_think=False)
+CALLER: Final = Manner(plain=False, may_think=False, knows_tools=True)
+LOOK: Final = {"type": "function", "function": {"name": "look"}}
+PING: Final = {"type": "function", "function": {"name": "ping"}}
 BODY: Final = Body({}, ())
 USAGE: Final = {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
 
@@ -76,6 +79,41 @@ def test_a_transcript_ends_where_somebody_else_would_speak() -> None:
     assert body["messages"] == [{"role": "user", "content": "Ann: Hi"}]
     assert body["chat_template_kwargs"] == {"speaker": "Mia"}
     assert body["stop"] == ["\nUser:", "\nAnn:", "END"]
+
+
+def test_tools_are_given_to_a_template_that_knows_them() -> None:
+    body = fields(CALLER, tools=(LOOK, PING), tool_choice="auto", stop=("END",))
+    assert (body["tools"], body["tool_choice"], "stop" in body) == ([LOOK, PING], "auto", False)
+    for manner in (TEMPLATED, THINKER, PLAIN):
+        made = body_of(request(tools=(LOOK,), tool_choice="auto"), "mia", manner)
+        assert not {"tools", "tool_choice"} & set(made.fields)
+        assert [warning.message.split()[0] for warning in made.warnings] == ["tools", "tool_choice"]
+
+
+def test_a_tool_that_is_chosen_by_its_name_is_the_only_one_and_required() -> None:
+    body = fields(CALLER, tools=(LOOK, PING), tool_choice=PING)
+    assert (body["tools"], body["tool_choice"]) == ([PING], "required")
+
+
+@pytest.mark.parametrize("choice", [{"type": "function", "function": {"name": "other"}}, {"type": "auto"}])
+def test_a_choice_that_is_none_of_the_tools_is_refused(choice: dict[str, Any]) -> None:
+    with pytest.raises(AdapterError) as caught:
+        fields(CALLER, tools=(LOOK,), tool_choice=choice)
+    assert caught.value.code is Code.INVALID_PROMPT
+
+
+def test_token_ids_as_stops_do_not_go_with_tools() -> None:
+    with pytest.raises(AdapterError) as caught:
+        fields(CALLER, tools=(LOOK,), stop_ids=(7,))
+    assert caught.value.code is Code.UNSUPPORTED
+
+
+async def test_calls_are_read_from_pieces() -> None:
+    first = {"index": 0, "id": "a", "function": {"name": "look", "arguments": "{"}}
+    pieces = [{"tool_calls": [first]}, {"tool_calls": [{"index": 0, "function": {"arguments": "}"}}]}]
+    result = await events(*(piece(delta=delta) for delta in pieces), piece(finish="tool_calls"))
+    assert result[:2] == [ToolCallPart(0, "a", "look", "{"), ToolCallPart(0, "", "", "}")]
+    assert finish_of(result).reason == "tool_calls"
 
 
 def test_token_ids_are_asked_for_only_where_they_are_needed() -> None:

@@ -10,7 +10,7 @@ import pytest
 from workers.adapter import AdapterError
 from workers.codes import Code
 from workers.engine_options import CONTEXT, GIB, SLOTS
-from workers.mistral_options import Facts, Given, cache_bytes, check_memory, fill
+from workers.mistral_options import Facts, Given, cache_bytes, check_memory, fill, smaller
 
 BILLION: Final = 1_000_000_000
 FACTS: Final = Facts(
@@ -70,3 +70,9 @@ def test_a_gguf_file_takes_its_own_size() -> None:
 
 def test_conversations_keep_a_part_of_the_machine() -> None:
     assert cache_bytes(16 * GIB) == 2 * GIB
+
+
+def test_what_cannot_be_loaded_is_told_the_next_smaller_kind_of_weights() -> None:
+    said = [smaller(fill(Given(isq=isq), FACTS, 1), FACTS) for isq in (None, "Q8_0", "Q4K")]
+    assert said == ["options.isq of 'Q8_0'", "options.isq of 'Q4K'", "a smaller model"]
+    assert smaller(fill(Given(), FACTS, 1), replace(FACTS, parameters=0)) == "a smaller model"

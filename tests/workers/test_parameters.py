@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from workers.adapter import Request, Warn
-from workers.parameters import bounded, is_streamed, not_taken, schema_of, without_options
+from workers.parameters import bounded, early_stops, is_streamed, not_taken, schema_of, without_options
 from workers.quirks import Quirks
 
 
@@ -30,6 +30,26 @@ def test_an_answer_is_streamed_also_where_the_host_must_be_able_to_end_it(
     stream: bool, stop: tuple[str, ...], sent: list[str], streamed: bool
 ) -> None:
     assert is_streamed(wanted(stream=stream, stop=stop), sent) is streamed
+
+
+@pytest.mark.parametrize(
+    ("stop", "name", "early"),
+    [
+        ("Mia:", "Mia", False),
+        ("\nmia", "Mia", False),
+        (": \n", "Mia", False),
+        ("a： ", "Mia", False),
+        ("\n", None, False),
+        ("Mia:", None, True),
+        ("\nAnn:", "Mia", True),
+        ("Maria:", "Mia", True),
+    ],
+)
+def test_a_stop_that_may_fire_before_anything_is_shown_is_the_hosts_to_cut_at(
+    stop: str, name: str | None, early: bool
+) -> None:
+    found = early_stops(wanted(stop=(stop, "END", "END"), character_name=name))
+    assert found == ([stop, "END"] if early else ["END"])
 
 
 def test_what_only_thinking_does_not_take_is_left_out_only_then() -> None:

@@ -10,7 +10,18 @@ import pytest
 
 from tests.workers.host_rig import Fake, body_of, running
 from workers import wire
-from workers.adapter import Alive, Begun, Event, Finish, Message, Reasoning, Request, Text, Warn
+from workers.adapter import (
+    Alive,
+    Begun,
+    Event,
+    Finish,
+    Message,
+    Reasoning,
+    Request,
+    Text,
+    ToolCallPart,
+    Warn,
+)
 from workers.codes import Code
 from workers.endings import Ending
 from workers.reply import Reply
@@ -100,6 +111,9 @@ async def relayed(events: list[Event], **changes: Any) -> Ending:
         pytest.param([Finish("content_filter")], "filter", id="filter"),
         pytest.param([Text("STOP"), Finish("stop")], "began with a stop", id="stop"),
         pytest.param([Text("Mia: "), Finish("stop")], "character's name", id="name"),
+        pytest.param(
+            [Alive(), Finish("tool_calls")], "no call of one arrived", id="a call that is not there"
+        ),
     ],
 )
 async def test_an_empty_reply_says_why(events: list[Event], because: str) -> None:
@@ -109,7 +123,14 @@ async def test_an_empty_reply_says_why(events: list[Event], because: str) -> Non
     assert because in warning.message
 
 
-@pytest.mark.parametrize("events", [[Text("x"), Finish("stop")], [Alive(), Finish("tool_calls")]])
+@pytest.mark.parametrize(
+    "events",
+    [
+        [Text("x"), Finish("stop")],
+        [ToolCallPart(0, "a", "look", "{}"), Finish("tool_calls")],
+        [ToolCallPart(0, "a", "look"), Finish("stop")],
+    ],
+)
 async def test_a_reply_that_is_not_empty_needs_no_excuse(events: list[Event]) -> None:
     assert (await relayed(events)).warnings == ()
 
@@ -166,3 +187,94 @@ async def test_a_reply_that_is_cut_here_keeps_its_model_warnings_and_retries() -
     ending = await Reply(request, sent.append).relay(events())
     assert (ending.finish_reason, ending.model, ending.retries) == ("stop", "m", 1)
     assert [warning.name for warning in ending.warnings] == ["PARAMETER_LEFT_OUT"]
+
+
+# ---- calls of tools
+
+
+def called(frames: list[wire.CallPart]) -> dict[int, tuple[str, str]]:
+    """The names and arguments of the calls that came."""
+    result: dict[int, tuple[str, str]] = {}
+    for frame in frames:
+        result[frame.index] = (frame.name, result.get(frame.index, ("", ""))[1] + frame.arguments)
+    return result
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_calls_come_up_in_numbered_pieces_before_the_end(stream: bool) -> None:
+    async with running() as rig:
+        await rig.bind()
+        rig.generate(5, "call", stream=stream)
+        frames: list[wire.CallPart] = []
+        assert await rig.receive() == wire.Chunk(5, "Let me see.")
+        while not isinstance(frame := await rig.receive(), wire.Done):
+            assert isinstance(frame, wire.CallPart)
+            assert frame.id
+            frames.append(frame)
+        assert called(frames) == {0: ("look", '{"at": "cat"}'), 1: ("ping", "{}")}
+        assert (body_of(frame)["finish_reason"], body_of(frame)["warnings"]) == ("tool_calls", [])
+
+
+async def test_a_long_call_waits_for_credit_and_its_upstream_with_it() -> None:
+    async with running() as rig:
+        await rig.bind()
+        rig.generate(5, "call_at_length")
+        frames: list[wire.CallPart] = []
+        while sum(len(frame.arguments) for frame in frames) < wire.CREDIT_CHARS:
+            frames.append(await rig.until(wire.CallPart))
+        await rig.nothing_more()
+        assert sum(len(frame.arguments) for frame in frames) == wire.CREDIT_CHARS
+        assert Fake.made[0].yielded < 8
+        rig.send(wire.Credit(5, wire.CREDIT_CHARS + 2))
+        while not isinstance(frame := await rig.receive(), wire.Done):
+            frames.append(frame)
+        ((name, arguments),) = called(frames).values()
+        assert (name, len(arguments), frame.code) == ("write", 8 * wire.CHUNK_MAX_CHARS + 2, Code.SUCCESS)
+
+
+async def test_a_call_without_end_is_cut_off() -> None:
+    async with running() as rig:
+        await rig.bind()
+        rig.generate(5, "call_without_end", stream=False)
+        assert (await rig.reply(5))[1].code == Code.UPSTREAM_PROTOCOL
+        assert Fake.made[0].upstream_closed.is_set()
+
+
+async def test_after_a_cancel_no_piece_of_a_call_leaves() -> None:
+    async with running() as rig:
+        await rig.bind()
+        rig.generate(5, "call_and_hang")
+        await rig.until(wire.CallPart)
+        rig.send(wire.Cancel(5))
+        frame = await rig.receive()
+        assert isinstance(frame, wire.Done)
+        assert frame.code == Code.INTERRUPT
+        assert Fake.made[0].upstream_closed.is_set()
+
+
+async def test_a_cancelled_reply_sends_no_piece_even_if_the_adapter_goes_on() -> None:
+    sent: list[bytes] = []
+    reply = Reply(Request(5, (Message("user", "x"),), "m", stream=True, timeout_s=60), sent.append)
+
+    async def events() -> AsyncIterator[Event]:
+        yield ToolCallPart(0, "a", "look", "{")
+        reply.cancel()
+        yield ToolCallPart(0, arguments="}")
+
+    with pytest.raises(asyncio.CancelledError):
+        await reply.relay(events())
+    assert len(sent) == 1
+
+
+async def test_a_call_that_is_no_json_is_told_with_the_warnings_of_the_host_before_it() -> None:
+    sent: list[bytes] = []
+    request = Request(5, (Message("user", "x"),), "m", stream=True, timeout_s=60)
+    reply = Reply(request, sent.append, (Warn("FIRST", "x"),))
+
+    async def events() -> AsyncIterator[Event]:
+        yield ToolCallPart(0, "a", "look", '{"ha')
+        yield Finish("length")
+
+    ending = await reply.relay(events())
+    assert ending.finish_reason == "length"
+    assert [warning.name for warning in ending.warnings] == ["FIRST", "TOOL_CALL_BROKEN"]

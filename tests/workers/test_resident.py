@@ -35,10 +35,12 @@ class Rig:
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.news: list[str] = []
         self.may_load = asyncio.Event()
         self.may_load.set()
         self.failure: Exception | None = None
         self.resident: Resident[str, Model] = Resident(self._load)
+        self.resident.tell = lambda event, wanted: self.news.append(f"{event} {wanted}")
         self.resident.join()
 
     async def _load(self, turn: Turn[str, Model]) -> Model:
@@ -152,6 +154,26 @@ async def test_a_model_in_use_goes_when_its_last_request_has_ended() -> None:
     assert rig.log == ["+a", "-a"]
 
 
+async def test_a_model_stays_for_the_next_one_if_the_last_one_who_left_wants_that() -> None:
+    rig = Rig()
+    (await rig.turn("a")).release()
+    await rig.resident.leave(keep=True)
+    assert rig.log == ["+a"]
+    rig.resident.join()
+    (await rig.turn("a")).release()
+    await rig.resident.leave()
+    assert rig.log == ["+a", "-a"]
+
+
+async def test_one_who_wants_it_kept_and_is_not_the_last_does_not_decide() -> None:
+    rig = Rig()
+    rig.resident.join()
+    (await rig.turn("a")).release()
+    await rig.resident.leave(keep=True)
+    await rig.resident.leave()
+    assert rig.log == ["+a", "-a"]
+
+
 async def test_a_model_is_ready_while_nobody_wants_another_one_in_its_place() -> None:
     rig = Rig()
     assert not rig.resident.ready_for("a")
@@ -165,6 +187,21 @@ async def test_a_model_is_ready_while_nobody_wants_another_one_in_its_place() ->
 
 
 # ---- several models
+
+
+async def test_what_comes_and_goes_is_told_when_it_does() -> None:
+    rig = Rig()
+    (await rig.turn("a")).release()
+    (await rig.turn("b")).release()
+    rig.failure = AdapterError(Code.INVALID_MODEL, "broken")
+    with pytest.raises(AdapterError):
+        await rig.turn("c")
+    await rig.resident.leave()
+    assert rig.news == [
+        *("loading a", "loaded a", "gone a"),
+        *("loading b", "loaded b", "gone b"),
+        *("loading c", "failed c"),
+    ]
 
 
 async def test_with_room_for_two_the_one_that_was_used_longest_ago_goes() -> None:

@@ -110,7 +110,7 @@ def test_the_next_smaller_setting_is_named_for_what_ran_out_later() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"device": "gpu"}, "options.device must be cpu, mps, cuda"),
+        ({"device": "tpu"}, "options.device must be cpu, mps, webgpu, cuda"),
         ({"device": 0}, "options.device must be"),
         ({"dtype": "int4"}, "options.dtype must be one of float32"),
         ({"quantization": 4}, "options.quantization must be one of 8bit"),

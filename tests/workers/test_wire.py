@@ -214,3 +214,10 @@ def test_the_bounds_hold_for_the_pure_msgpack_too() -> None:
         fallback.unpackb(DEEP, max_array_len=wire.ARRAY_MAX)
     with pytest.raises((ValueError, msgpack.UnpackException)):
         fallback.unpackb(b"\xdd\xff\xff\xff\xff", max_array_len=wire.ARRAY_MAX)
+
+
+def test_the_longest_piece_of_a_call_fits_into_a_frame() -> None:
+    name = "\U0001f600" * wire.CALL_NAME_MAX_CHARS
+    part = wire.CallPart(2**64 - 1, 127, name, name, "\U0001f600" * wire.CHUNK_MAX_CHARS)
+    assert wire.Decoder(wire.UP).feed(wire.encode(part)) == [part]
+    assert name[:1] not in repr(part)

@@ -23,7 +23,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import xllamacpp
 
@@ -39,6 +39,7 @@ from workers.adapter import (
 )
 from workers.codes import Code
 from workers.engine_adapter import EngineAdapter
+from workers.engine_memory import smaller_context, was_memory
 from workers.engine_options import Given, Used, check_memory, fill, read_options
 from workers.engine_thread import Pieces, Take
 from workers.gguf_header import BadGguf, GgufHeader, read_header
@@ -85,8 +86,10 @@ class Engine:
         self._server = server
         self.places = used.slots
         self._threads = ThreadPoolExecutor(used.slots, thread_name_prefix="engine")
-        thinks = not used.transcript and "think" in (header.template or "")
-        self.manner = Manner(plain=used.transcript, may_think=thinks)
+        template = "" if used.transcript else header.template or ""
+        self.manner = Manner(
+            plain=used.transcript, may_think="think" in template, knows_tools="tools" in template
+        )
 
     def serves(self, wanted: Wanted) -> bool:
         """Whether it is that model, loaded in a way that will do."""
@@ -122,6 +125,7 @@ class LlamaCpp(EngineAdapter[Wanted, Engine]):
     """One connection's use of the engine."""
 
     kind = "a .gguf file"
+    carries_tools: ClassVar[bool] = True
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
         super().__init__(provider, binding)
@@ -182,13 +186,24 @@ def _opened(wanted: Wanted, report: ReportProgress, given_up: threading.Event) -
     try:
         server = xllamacpp.Server(_params(wanted, used, gpu=gpu))
         _warm_up(server)
-    except _ENGINE_ERRORS as exc:
-        raise AdapterError(
-            Code.INVALID_MODEL,
-            f"The engine cannot load {wanted.name!r}: the file is broken, or its architecture "
-            f"({header.architecture}) or its chat template is unknown here; the log has the engine's words.",
-        ) from exc
+    except (*_ENGINE_ERRORS, MemoryError) as exc:
+        raise _not_loaded(exc, wanted.name, header, used, file_bytes) from exc
     return Engine(wanted, header, used, server)
+
+
+def _not_loaded(error: Exception, name: str, header: GgufHeader, used: Used, file_bytes: int) -> AdapterError:
+    """Why the engine could not be made: its exception does not say, and its reason is in the log alone."""
+    token_bytes = header.kv_bytes * used.slots
+    if was_memory(error, file_bytes + token_bytes * used.context_length):
+        remedy = smaller_context(file_bytes, token_bytes, used.context_length)
+        return AdapterError(
+            Code.OUT_OF_MEMORY, f"The memory ran out while {name!r} was loaded: try {remedy}."
+        )
+    return AdapterError(
+        Code.INVALID_MODEL,
+        f"The engine cannot load {name!r}: the file is broken, or its architecture "
+        f"({header.architecture}) or its chat template is unknown here; the log has the engine's words.",
+    )
 
 
 def _looked_at(wanted: Wanted) -> tuple[GgufHeader, dict[Path, int]]:

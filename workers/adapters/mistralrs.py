@@ -30,6 +30,7 @@ import importlib.metadata
 import os
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -53,13 +54,14 @@ from workers.chat_prompt import Manner
 from workers.chat_template import renderer
 from workers.codes import Code
 from workers.engine_adapter import EngineAdapter
+from workers.engine_memory import was_memory
 from workers.engine_options import read_options
 from workers.engine_thread import Pieces, Take
 from workers.hub_download import Hub
 from workers.machine import give_back_memory, memory_bytes
 from workers.mistral_chat import ask
 from workers.mistral_files import Found, look_at
-from workers.mistral_options import Given, Used, cache_bytes, check_memory, fill
+from workers.mistral_options import Given, Used, cache_bytes, check_memory, fill, smaller, weights_bytes
 from workers.mistral_reply import Piece, Reply
 from workers.model_folders import find_model, model_names
 from workers.redaction import redacted
@@ -82,6 +84,9 @@ THROUGH: Final = "{% for message in messages %}{{ message.content }}{% endfor %}
 """The template that lets everything through."""
 NOBODY: Final = "none"
 """Whose token the engine takes for the hub."""
+LET_GO_S: Final = 0.05
+"""For the engine's threads to end, which free the model and tell nobody: what is given back before that is
+a part of it."""
 _MODEL: Final = "default"
 """The name of a Runner's only model."""
 _ERRORS: Final = (ValueError, RuntimeError, OverflowError, TypeError)
@@ -136,7 +141,7 @@ class Engine:
         """Makes the engine, and lets it say one token, so that the next one costs no loading. Blocks.
 
         Raises:
-            AdapterError: INVALID_MODEL, it cannot be made.
+            AdapterError: INVALID_MODEL or OUT_OF_MEMORY, it cannot be made.
         """
         self._runner, self._kept_bytes = None, 0
         try:
@@ -144,12 +149,8 @@ class Engine:
             self._learn_to_speak()
             for _ in self._runner.send_chat_completion_request(_request("Hi", max_tokens=1)):
                 pass
-        except _ERRORS as exc:
-            raise AdapterError(
-                Code.INVALID_MODEL,
-                f"The engine cannot load {self._name!r} (architecture {self._found.architecture}); "
-                f"it said: {_quoted(exc)}.",
-            ) from exc
+        except (*_ERRORS, MemoryError) as exc:
+            raise self._not_made(exc) from exc
         give_back_memory()
 
     def enter(self) -> asyncio.Task[None] | None:
@@ -225,6 +226,20 @@ class Engine:
             with self._calling:
                 self._kept_bytes += steps * GROWTH * self._found.facts.kv_bytes
 
+    def _not_made(self, error: Exception) -> AdapterError:
+        """Why the engine could not be made, of which it names only what it was about to do."""
+        facts, name = self._found.facts, self._name
+        if was_memory(error, max(weights_bytes(facts, self._used.isq), facts.file_bytes)):
+            remedy = smaller(self._used, facts)
+            return AdapterError(
+                Code.OUT_OF_MEMORY, f"The memory ran out while {name!r} was loaded: try {remedy}."
+            )
+        return AdapterError(
+            Code.INVALID_MODEL,
+            f"The engine cannot load {name!r} (architecture {self._found.architecture}); "
+            f"it said: {_quoted(error)}.",
+        )
+
     async def _renewed(self) -> None:
         await self._empty.wait()
         await asyncio.to_thread(self.start)
@@ -234,7 +249,8 @@ class Engine:
 
     def _drop(self) -> None:
         self._threads.shutdown()  # all are idle
-        self._runner = None  # the last reference: its destructor ends the engine's threads
+        self._runner = None  # the last reference: its destructor tells the engine's threads to end
+        time.sleep(LET_GO_S)
         give_back_memory()
 
     def _learn_to_speak(self) -> None:

@@ -1,7 +1,7 @@
 """Apple's MLX inside the worker: models on the GPU of a Mac, quantised ones of mlx-community and others.
 
 A model is a folder of safetensors, an operator's or one in the hub's cache. What all engines do alike stands
-in workers.engine_adapter, how a request becomes tokens and tokens a reply in workers.token_engine, how a
+in workers.engine_adapter, how a request becomes tokens and tokens a reply in workers.token_adapter, how a
 model is loaded in workers.mlx_loading, how replies are made in workers.mlx_replies. On Linux it computes with
 the processor, by which all of this is tested.
 """
@@ -24,7 +24,7 @@ from workers.mlx_options import Given, smaller
 from workers.mlx_replies import Replies
 from workers.model_files import MAIN
 from workers.resident import Resident, Turn
-from workers.token_engine import Speaker, TokenAdapter, manner_of
+from workers.token_adapter import Speaker, TokenAdapter
 
 __all__ = ["ADAPTER", "Mlx"]
 
@@ -55,6 +55,8 @@ class Engine:
 
 class Mlx(TokenAdapter[Wanted, Engine]):
     """One connection's use of the engine."""
+
+    kind = "a folder with config.json and .safetensors files"
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:
         super().__init__(provider, binding)
@@ -89,9 +91,9 @@ def _opened(wanted: Wanted, report: ReportProgress, given_up: threading.Event) -
     try:
         speaker = Speaker(
             load_tokenizer(wanted),
-            manner_of(plan.found, transcript=plan.used.transcript),
-            ends=plan.found.eos_ids,
+            plan.found,
             context_length=plan.used.context_length,
+            as_transcript=plan.used.transcript,
         )
         engine = Engine(wanted, plan, speaker)
         engine.runner.start(lambda: load_model(wanted, plan, report, given_up), speaker.first_words())

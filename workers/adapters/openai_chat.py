@@ -7,7 +7,7 @@ answer becomes events in chat_reply.py; connections, keys and ends are http_chat
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final
+from typing import ClassVar, Final
 
 from workers.adapter import Request
 from workers.chat_body import build
@@ -22,6 +22,8 @@ __all__ = ["ADAPTER", "OpenAIChat"]
 
 class OpenAIChat(HttpChat):
     """One provider of the OpenAI wire for one binding."""
+
+    carries_tools: ClassVar[bool] = True
 
     def body(self, request: Request, quirks: Quirks, refused: Collection[str]) -> Body:
         return build(request, quirks, refused=refused)

@@ -1,8 +1,8 @@
 """Hugging Face's transformers inside the worker, on torch: what the light engines cannot load.
 
-A model is a folder of safetensors, an operator's or one in the hub's cache. What all engines do alike stands
-in workers.engine_adapter, how a request becomes tokens and tokens a reply in workers.token_engine, how a
-model is loaded in workers.torch_loading, how replies are made in workers.torch_replies.
+A model is a folder of safetensors, an operator's or one in the hub's cache. How a request becomes tokens, and
+tokens become a reply, stands in workers.token_adapter, how a model is loaded in workers.torch_loading, how
+tokens are made in workers.torch_batch; here they are joined.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from workers.engine_adapter import QUIRKS
 from workers.engine_options import read_options
 from workers.model_files import MAIN
 from workers.resident import Resident, Turn
-from workers.token_engine import Speaker, TokenAdapter, manner_of
+from workers.token_adapter import Speaker, TokenAdapter
+from workers.torch_batch import runner_of
 from workers.torch_faults import ERRORS, TRUST, not_loaded
 from workers.torch_loading import Plan, Wanted, clear, load_model, load_tokenizer, plan_of
 from workers.torch_options import Given, smaller
-from workers.torch_replies import runner_of
 
 __all__ = ["ADAPTER", "Transformers"]
 
@@ -32,15 +32,12 @@ class Engine:
 
     def __init__(self, wanted: Wanted, plan: Plan, model: Any, tokenizer: Any) -> None:
         self._wanted = wanted
-        self._used = plan.used
+        self._used = used = plan.used
         self._model = model
         self.speaker = Speaker(
-            tokenizer,
-            manner_of(plan.found, transcript=plan.used.transcript),
-            ends=plan.found.eos_ids,
-            context_length=plan.used.context_length,
+            tokenizer, plan.found, context_length=used.context_length, as_transcript=used.transcript
         )
-        self.runner = runner_of(model, plan.used, self.speaker.first_words())
+        self.runner = runner_of(model, used, self.speaker.first_words())
 
     @property
     def places(self) -> int:
@@ -65,6 +62,7 @@ class Engine:
 class Transformers(TokenAdapter[Wanted, Engine]):
     """One connection's use of the engine."""
 
+    kind = "a folder with config.json and .safetensors files"
     quirks = (*QUIRKS, TRUST)
 
     def __init__(self, provider: ProviderSpec, binding: Binding) -> None:

@@ -98,6 +98,8 @@ class Engine(abc.ABC):
     """Params of a generation that it cannot take."""
     left_out: ClassVar[Mapping[str, Any]] = {}
     """Params that have no place in it, by what the warning calls them."""
+    pinned: ClassVar[Mapping[str, Any]] = {}
+    """Options that name the version of a model that was fetched."""
     briefly: ClassVar[Mapping[str, Any]] = {}
     """Params that keep a model of noise from thinking for long."""
     loads_vast: ClassVar[bool] = True

@@ -45,7 +45,7 @@ class Size:
 class Living:
     """How a process lives."""
 
-    @pytest.mark.timeout(240)
+    @pytest.mark.timeout(600)
     async def test_two_hundred_loads_and_unloads_leave_nothing(self, stage: Stage) -> None:
         supervisor = psutil.Process(stage.module.process.pid)
         early: list[Size] = []

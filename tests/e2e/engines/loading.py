@@ -140,7 +140,7 @@ class Loading:
                     said = await talk.works()
         assert not [path for _, path, *_ in hub.asked if path.endswith((".py", ".bin"))], "they run"
         with stage.another(tmp_path / "hub") as offline:  # the hub has gone, and what it gave is here
-            async with offline.talk(name) as talk:
+            async with offline.talk(name, **stage.engine.pinned) as talk:
                 assert await talk.works() == said
 
 

@@ -151,7 +151,9 @@ class Replies:
         async with stage.talk("named") as talk:
             plain = await talk.say(max_output_length=9, temperature=0.0)
             named = await talk.say(max_output_length=9, temperature=0.0, character_name="Mia")
+            stopped = await talk.say(temperature=0.0, character_name="Mia", stop_tokens=["Mia:"])
         said = (NAMED * 2)[:9]
+        assert (stopped.text, stopped.end["finish_reason"]) == ("Yo", "stop"), "the second time it counts"
         assert (plain.text, named.text) == (said, said.removeprefix("Mia: "))
 
     @drawn_or_not

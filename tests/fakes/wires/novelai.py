@@ -77,6 +77,7 @@ class NovelAIWire(OpenAIWire):
 
     name = "novelai"
     adapter = NovelAI
+    carries_tools = False
     mount = ""
     quirks: ClassVar[Mapping[str, Any]] = {"models_complete": True}
     reasons: ClassVar[Mapping[str, FinishReason]] = {"stop": "stop", "length": "length"}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from tests.fakes.wire import Asked, Behaviour, Received, Refused, Turn, Wire, event
+from tests.fakes.wire import Asked, Behaviour, Call, Received, Refused, Turn, Wire, event
 from workers.adapter import Adapter, FinishReason, Usage
 from workers.adapters.openai_chat import OpenAIChat
 from workers.codes import Code
@@ -45,6 +45,7 @@ class OpenAIWire(Wire):
     usual: ClassVar[Mapping[str, str]] = {}
     counts = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens")
     temperature_max = 2.0
+    carries_tools = True
     sees_nothing: ClassVar[Sequence[bytes]] = (
         *(b"null", b"[]", b"{}", b"{nonsense"),
         *(b'{"choices": []}', b'{"choices": [null]}', b'{"choices": [{"message": "Hi"}]}'),
@@ -60,6 +61,8 @@ class OpenAIWire(Wire):
     def events(self, behaviour: Behaviour) -> list[bytes]:
         result = [piece({"reasoning_content": thought}) for thought in behaviour.reasoning]
         result += [piece({"content": text}) for text in behaviour.texts]
+        for index, call in enumerate(behaviour.calls):
+            result += _called(index, call)
         if behaviour.finish_reason is not None:
             result.append(piece({}, behaviour.finish_reason))
         if behaviour.usage is not None:
@@ -72,6 +75,9 @@ class OpenAIWire(Wire):
             "content": "".join(behaviour.texts),
             "refusal": None,
         }
+        if behaviour.calls:
+            message["content"] = message["content"] or None
+            message["tool_calls"] = [_whole(call) for call in behaviour.calls]
         if behaviour.reasoning:
             message["reasoning_content"] = "".join(behaviour.reasoning)
         reason = behaviour.finish_reason
@@ -150,7 +156,7 @@ class OpenAIWire(Wire):
 
     def asked(self, received: Received) -> Asked:
         body = received.body
-        turns = [Turn(item["role"], item["content"], item.get("name")) for item in body["messages"]]
+        turns = [Turn(item["role"], item["content"] or "", item.get("name")) for item in body["messages"]]
         first = next((n for n, turn in enumerate(turns) if turn.role != "system"), len(turns))
         return Asked(
             model=body.get("model", ""),
@@ -162,6 +168,19 @@ class OpenAIWire(Wire):
             key=received.key,
             streamed=self.streams(received),
         )
+
+
+def _called(index: int, call: Call) -> list[bytes]:
+    """A call in the pieces of a stream."""
+    begun = {"index": index, "id": call.id, "type": "function"}
+    pieces = [{**begun, "function": {"name": call.name, "arguments": ""}}]
+    pieces += [{"index": index, "function": {"arguments": text}} for text in call.arguments]
+    return [piece({"tool_calls": [item]}) for item in pieces]
+
+
+def _whole(call: Call) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": "".join(call.arguments)}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def _usage(usage: Usage | Mapping[str, Any]) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ import pytest
 from tests.fakes.bound import CANARY
 from tests.fakes.http_server import WAIT_S, Exchange, FakeServer
 from tests.fakes.served import VARIABLE, Outcome, Served, serving
-from tests.fakes.wire import JSON, Behaviour, Refused, Wire
+from tests.fakes.wire import JSON, Behaviour, Call, Refused, Wire
 from tests.fakes.wires import WIRES
 from tests.workers.host_rig import body_of
 from workers.adapter import Usage
@@ -39,6 +39,22 @@ QUIET_PIECES: Final = 8
 """More than there are in a stream beside its text: beginnings, ends, usage."""
 GIANT: Final = 2 << 20
 """Twice what an event may have."""
+TOOL: Final[dict[str, Any]] = {
+    "type": "function",
+    "function": {
+        "name": "look_at",
+        "description": "Looks.",
+        "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]},
+    },
+}
+CALLS: Final = (
+    Call("call_1", "look_at", ('{"x"', ": 1}")),
+    Call("call_2", "look_at", ('{"x": 2, "é": "😀"}',)),
+)
+calling = pytest.mark.parametrize(
+    "wire", [wire for wire in WIRES if wire.carries_tools], ids=lambda wire: wire.name
+)
+"""For what wires that carry tools have."""
 both = pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 
 
@@ -337,9 +353,99 @@ async def test_an_echo_of_the_characters_name_is_hidden(served: Served) -> None:
 
 
 async def test_a_role_that_is_not_supported_is_told(served: Served) -> None:
-    outcome = await served.ask(messages=spoken(("tool", "42", None)))
+    outcome = await served.ask(messages=spoken(("narrator", "42", None)))
     assert outcome.code is Code.UNSUPPORTED
     assert served.server.requests == []
+
+
+# ---- tools
+
+
+async def test_tools_are_sent_as_they_are_or_left_out_and_told(served: Served) -> None:
+    outcome = await served.ask(tools=[TOOL], tool_choice="auto")
+    ended(outcome)
+    sent = json.dumps(served.server.requests[0].body)
+    if served.wire.carries_tools:
+        assert outcome.warnings == []
+        assert json.dumps(TOOL) in sent
+        assert served.server.requests[0].body["tool_choice"] == "auto"
+    else:
+        told = [message.split()[0] for _, message in outcome.body["warnings"]]
+        assert {"tools", "tool_choice"} <= set(told)
+        assert TOOL["function"]["name"] not in sent
+
+
+async def test_a_call_and_its_answer_are_sent_back_or_refused_with_what_to_do(served: Served) -> None:
+    call = {"id": "call_1", "name": "look_at", "arguments": '{"x": 1}'}
+    messages = [
+        {"role": "user", "content": "Look."},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "A cat.", "tool_call_id": "call_1"},
+    ]
+    for told in (messages, messages[:2]):
+        outcome = await served.ask(messages=told, tools=[TOOL])
+        if not served.wire.carries_tools:
+            assert outcome.code is Code.UNSUPPORTED
+            assert "another provider" in outcome.message
+            assert served.server.requests == []
+            continue
+        ended(outcome)
+    if served.wire.carries_tools:
+        sent = served.server.requests[0].body["messages"]
+        assert sent[1]["tool_calls"][0]["function"] == {"name": "look_at", "arguments": '{"x": 1}'}
+        assert sent[2] == {"role": "tool", "content": "A cat.", "tool_call_id": "call_1"}
+
+
+@calling
+@both
+@pytest.mark.parametrize("texts", [(), ("Let me see. ",)], ids=["alone", "after text"])
+@pytest.mark.parametrize("calls", [CALLS[:1], CALLS], ids=["one", "two"])
+async def test_calls_come_whole_and_say_why_the_reply_ended(
+    served: Served, calls: tuple[Call, ...], texts: tuple[str, ...], stream: bool
+) -> None:
+    for reason in ("tool_calls", "stop"):  # OpenAI says so where a tool was demanded by its name
+        served.server.behaviour = Behaviour(texts=texts, calls=calls, finish_reason=reason)
+        outcome = await served.ask(stream=stream, tools=[TOOL])
+        ended(outcome, "".join(texts), "tool_calls")
+        assert outcome.warnings == []
+        wanted = {n: (call.id, call.name, "".join(call.arguments)) for n, call in enumerate(calls)}
+        assert outcome.calls == wanted
+
+
+@calling
+async def test_a_piece_of_a_call_is_given_before_the_next_one_is_sent(served: Served) -> None:
+    served.server.behaviour = Behaviour(texts=(), calls=CALLS, finish_reason="tool_calls", gate_after=2)
+    request = served.start(tools=[TOOL])
+    await served.called(request, CALLS[0].arguments[0])
+    served.server.gate.set()
+    ended(await served.outcome(request), "", "tool_calls")
+
+
+@calling
+async def test_an_interrupt_amid_a_call_closes_the_connection(served: Served) -> None:
+    served.server.behaviour = Behaviour(texts=("Well. ",), calls=CALLS, gate_after=3)
+    request = served.start(tools=[TOOL])
+    await served.called(request, CALLS[0].arguments[0])
+    await interrupted(served, request)
+
+
+@calling
+async def test_a_stream_that_is_cut_amid_a_call_is_truncated(served: Served) -> None:
+    served.server.behaviour = Behaviour(texts=(), calls=CALLS, cut_after=2)
+    assert (await served.ask(tools=[TOOL])).code is Code.TRUNCATED
+
+
+@calling
+async def test_a_call_without_end_is_ended_and_told(served: Served) -> None:
+    endless = Call("call_1", "look_at", ('"' + "x" * 5000, "x" * 5000))
+    served.server.behaviour = Behaviour(texts=(), calls=(endless,), gate_after=3)
+    outcome = await served.ask(tools=[TOOL], max_output_length=1)
+    assert (outcome.code, outcome.body["finish_reason"]) == (Code.SUCCESS, "length")
+    assert outcome.warnings == ["OUTPUT_CUT", "TOOL_CALL_BROKEN"]
+    await served.server.closed(0)
+
+
+# ---- parameters
 
 
 async def test_the_limit_the_model_and_the_key_are_sent(served: Served) -> None:

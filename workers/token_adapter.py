@@ -1,8 +1,10 @@
-"""What engines share that are given tokens and give tokens: a request becomes tokens, and tokens a reply.
+"""What the adapters of engines share that take tokens and give tokens: a request becomes tokens, and tokens
+become a reply.
 
-Such an engine's adapter says how its options are read and how a model is loaded; what a model must have for
-that is TokenModel. What a model's own files ask for in sampling is not taken over: a request says what it
-wants.
+How a model gets into memory, and what makes its tokens, is each engine's own: transformers_local and
+openvino_local of workers.adapters. What all engines share stands in workers.engine_adapter.
+
+What a model's own files ask for in sampling is not taken over: a request says what it wants.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -32,41 +35,19 @@ from workers.chat_template import renderer
 from workers.codes import Code
 from workers.engine_adapter import EngineAdapter
 from workers.folder_model import BadFolder, FolderModel, read_folder
-from workers.hub_download import Hub
+from workers.hub_download import Hub, files_of_model
 from workers.model_folders import find_folder, folder_names
 from workers.parameters import omitted
-from workers.resident import Model
 from workers.token_choice import choice_of
-from workers.token_job import Job
+from workers.token_job import Job, Runner
 from workers.token_reply import TokenReply
 
-__all__ = ["Asked", "Runner", "Speaker", "TokenAdapter", "TokenModel", "Wish", "looked_at", "manner_of"]
+__all__ = ["Asked", "Speaker", "TokenAdapter", "TokenEngine", "looked_at"]
 
 AT_ONCE_CHARS: Final = 8192
 """A prompt up to that long becomes tokens within a millisecond or two."""
 _EXTRA: Final = ("ignore_eos", TEMPLATE_WORDS)
 """What a client may add."""
-
-
-class Runner(Protocol):
-    """A way to make replies with a model."""
-
-    def answer(self, job: Job, let_go: Callable[[], None]) -> AsyncGenerator[Sequence[int], None]:
-        """The tokens of a reply as they come, sometimes none as a sign of life; closing ends the reply.
-
-        `let_go` is called when the engine is through with it, which may be later.
-
-        Raises, while they are taken:
-            AdapterError: the engine failed.
-        """
-
-
-class Wish(Protocol):
-    """A model, and how it is to be loaded."""
-
-    @property
-    def name(self) -> str:
-        """As the client knows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +63,27 @@ class Asked:
 
 
 class Speaker:
-    """How a loaded model reads and writes: its tokenizer, and how it wants to be spoken to."""
+    """A model's tokenizer, and how the model wants to be spoken to."""
 
-    def __init__(self, tokenizer: Any, manner: Manner, *, ends: Iterable[int], context_length: int) -> None:
-        """`tokenizer`: one of the library transformers."""
+    def __init__(
+        self, tokenizer: Any, found: FolderModel, *, context_length: int, as_transcript: bool
+    ) -> None:
+        """
+        Raises:
+            AdapterError: INVALID_MODEL, its chat template cannot be read.
+        """
         self._tokenizer = tokenizer
-        self._manner = manner
-        self._ends = frozenset((*ends, tokenizer.eos_token_id)) - {None}
+        self._ends = frozenset((*found.eos_ids, tokenizer.eos_token_id)) - {None}
+        self._manner = _manner(found, as_transcript=as_transcript)
         self._context_length = context_length
 
     def decode(self, tokens: Sequence[int]) -> str:
         """As TokenReply wants it."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def first_words(self) -> list[int]:
+        """What the model reads first; it is not nothing, whatever its tokenizer makes of it."""
+        return self._encode(Prompt("Hi", plain=True, stops=(), thinks=False)) or [0]
 
     def read(self, request: Request) -> Asked:
         """What a request asks for, in tokens. Blocks.
@@ -118,53 +108,63 @@ class Speaker:
         ends = frozenset() if request.extra.get("ignore_eos") is True else self._ends
         return Asked(prompt, tokens, min(wanted, room), ends | set(request.stop_ids), _unknown(request))
 
-    def first_words(self) -> list[int]:
-        """What the model reads first; it is not nothing, whatever its tokenizer makes of it."""
-        return self._encode(Prompt("Hi", plain=True, stops=(), thinks=False)) or [0]
-
     def _encode(self, prompt: Prompt) -> list[int]:
         """A chat template writes the signs that a text begins with; in a transcript there are none."""
         return list(self._tokenizer.encode(prompt.text, add_special_tokens=prompt.plain))
 
 
-class TokenModel(Model, Protocol):
-    """A loaded model of such an engine."""
+class TokenEngine(Protocol):
+    """A loaded model, as workers.resident wants it, and what speaks for it."""
+
+    speaker: Speaker
+    runner: Runner
 
     @property
-    def speaker(self) -> Speaker:
-        """How it reads and writes."""
+    def places(self) -> int:
+        """How many requests it serves at once."""
+
+    def serves(self, wanted: Any) -> bool:
+        """Whether it is what `wanted` describes."""
+
+    async def close(self) -> None:
+        """Gives its memory back; called once, when no place is taken."""
+
+
+class Wanted(Protocol):
+    """A model, and how it is to be loaded."""
 
     @property
-    def runner(self) -> Runner:
-        """What makes its replies."""
+    def name(self) -> str:
+        """As a client says it."""
 
 
-W = TypeVar("W", bound=Wish)
-M = TypeVar("M", bound=TokenModel)
+W = TypeVar("W", bound=Wanted)
+E = TypeVar("E", bound=TokenEngine)
 
 
-class TokenAdapter(EngineAdapter[W, M]):
-    """One connection's use of such an engine; its models are folders of safetensors."""
+class TokenAdapter(EngineAdapter[W, E]):
+    """One connection's use of such an engine."""
 
-    kind = "a folder with config.json and .safetensors files"
+    exported: tuple[str, ...] = ()
+    """The files of weights that the engine takes instead of safetensors, where all of them are there."""
 
     def names(self) -> tuple[str, ...]:
         """As EngineAdapter wants it."""
-        return folder_names(self.files, self.revision)
+        return folder_names(self.files, self.revision, self.exported)
 
     def find(self, name: str) -> Path:
         """As EngineAdapter wants it."""
-        return find_folder(self.files, name, self.revision)
+        return find_folder(self.files, name, self.revision, self.exported)
 
     def fetch(
         self, hub: Hub, repo: str, file: str, report: ReportProgress, given_up: threading.Event
     ) -> Path:
-        """As EngineAdapter wants it: a repository of safetensors."""
+        """As EngineAdapter wants it: a whole repository."""
         if file:
             raise AdapterError(
                 Code.INVALID_MODEL, f"{file} is for the provider llama-cpp: name a repository of safetensors."
             )
-        hub.fetch_repository(repo, report, given_up)
+        hub.fetch_repository(repo, report, given_up, partial(files_of_model, exported=self.exported))
         return self.find(repo)
 
     async def generate(self, request: Request) -> AsyncIterator[Event]:
@@ -189,14 +189,14 @@ class TokenAdapter(EngineAdapter[W, M]):
                 yield event
 
 
-def looked_at(name: str, path: Path) -> FolderModel:
-    """What the files of a folder say. Blocks.
+def looked_at(name: str, path: Path, exported: str = "") -> FolderModel:
+    """What the files of a folder say; `exported` as read_folder wants it. Blocks.
 
     Raises:
         AdapterError: INVALID_MODEL, it is none, or not whole.
     """
     try:
-        return read_folder(path)
+        return read_folder(path, exported)
     except BadFolder as exc:
         raise AdapterError(Code.INVALID_MODEL, f"{name!r} {exc}; download it once more.") from exc
     except OSError as exc:
@@ -204,13 +204,8 @@ def looked_at(name: str, path: Path) -> FolderModel:
         raise AdapterError(Code.INVALID_MODEL, sentence) from exc
 
 
-def manner_of(found: FolderModel, *, transcript: bool) -> Manner:
-    """How the model wants to be spoken to.
-
-    Raises:
-        AdapterError: INVALID_MODEL, its chat template cannot be read.
-    """
-    if transcript:
+def _manner(found: FolderModel, *, as_transcript: bool) -> Manner:
+    if as_transcript:
         return Manner(None, may_think=False)
     template = found.template or ""
     return Manner(renderer(template, found.words), may_think="think" in template)
