@@ -38,15 +38,23 @@ os.environ.update(
 # Nothing in them asks a network: workers.hub_download does, where the operator allows it.
 
 import mlx.core as _mx
+import mlx_lm.generate as _generate
+import mlx_lm.models.cache as _cache
+import mlx_lm.utils as _utils
 import transformers as _transformers
-from mlx_lm.generate import BatchGenerator, StopSequences, generate_step, generation_stream
-from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
-from mlx_lm.utils import load_model as load_weights
 
 from workers.machine import give_back_memory
 
 mx: Final[Any] = _mx
 transformers: Final[Any] = _transformers
+BatchGenerator: Final[Any] = _generate.BatchGenerator
+StopSequences: Final[Any] = _generate.StopSequences
+generate_step: Final[Any] = _generate.generate_step
+generation_stream: Final[Any] = _generate.generation_stream
+can_trim_prompt_cache: Final[Any] = _cache.can_trim_prompt_cache
+make_prompt_cache: Final[Any] = _cache.make_prompt_cache
+trim_prompt_cache: Final[Any] = _cache.trim_prompt_cache
+load_weights: Final[Any] = _utils.load_model
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
