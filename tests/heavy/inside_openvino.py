@@ -62,11 +62,6 @@ def fault(models: Path) -> None:
     CASES.broken(models / "tiny", ValueError("no"), Code.UPSTREAM_ERROR)
 
 
-def cycles(models: Path) -> None:
-    """Loads and unloads leave nothing."""
-    CASES.cycles(models / "tiny")
-
-
 def reuse(models: Path) -> None:
     """What is kept of one reply is what would be computed for the next, wherever the two part."""
     torch.manual_seed(0)
@@ -87,7 +82,8 @@ def reuse(models: Path) -> None:
 
 
 def kinds(models: Path) -> None:
-    """A converted model says what torch says, for models of many kinds."""
+    """A converted model says what torch says, for models of many kinds. Gemma 2 and 3 are not among them: the
+    converter wants transformers up to 5.0 for these, and says so."""
     for name, config in _configs().items():
         torch.manual_seed(0)
         runner = _stateful(models, name, config)
@@ -143,15 +139,12 @@ def _configs() -> dict[str, Any]:
         "pad_token_id": 0,
     }
     grouped = {**small, "num_key_value_heads": 2}
-    sliding = {**grouped, "head_dim": 16, "sliding_window": 8}
     old = {"vocab_size": 260, "n_embd": 64, "n_layer": 2, "n_head": 4}
     return {
         "llama": transformers.LlamaConfig(**grouped),
         "qwen2": transformers.Qwen2Config(**grouped),
         "qwen3": transformers.Qwen3Config(**grouped, head_dim=16),
         "mistral": transformers.MistralConfig(**grouped, sliding_window=None),
-        "gemma2": transformers.Gemma2Config(**sliding),
-        "gemma3": transformers.Gemma3TextConfig(**sliding),
         "phi3": transformers.Phi3Config(**grouped),
         "mixtral": transformers.MixtralConfig(**grouped, num_local_experts=4),
         "gpt2": transformers.GPT2Config(**old, n_positions=512),
@@ -160,5 +153,5 @@ def _configs() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    NAMED = {"memory": memory, "fault": fault, "cycles": cycles, "reuse": reuse, "kinds": kinds}
+    NAMED = {"memory": memory, "fault": fault, "reuse": reuse, "kinds": kinds}
     NAMED[sys.argv[1]](Path(sys.argv[2]))

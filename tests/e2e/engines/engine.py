@@ -98,6 +98,10 @@ class Engine(abc.ABC):
     """Params of a generation that it cannot take."""
     left_out: ClassVar[Mapping[str, Any]] = {}
     """Params that have no place in it, by what the warning calls them."""
+    at_once: ClassVar[int] = 2
+    """How many replies of one model it makes at the same time, by itself."""
+    no_options: ClassVar[tuple[str, ...]] = ()
+    """Options of the others that it does not have."""
     pinned: ClassVar[Mapping[str, Any]] = {}
     """Options that name the version of a model that was fetched."""
     briefly: ClassVar[Mapping[str, Any]] = {}

@@ -30,8 +30,9 @@ class Rows(Loading, Replies, Sharing, Living):
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """pytest asks this of a class."""
+        everywhere = {name: case for name, case in WRONG.items() if name not in self.engine.no_options}
         cases: Mapping[str, Mapping[str, Any]] = {
-            "wrong": {**WRONG, **self.engine.wrong_options},
+            "wrong": {**everywhere, **self.engine.wrong_options},
             "damage": self.engine.damages,
             "refused": self.engine.refused,
         }

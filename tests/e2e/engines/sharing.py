@@ -100,7 +100,7 @@ class Sharing:
     async def test_a_killed_worker_ends_each_reply_once_and_comes_back(
         self, stage: Stage, talk: Talk
     ) -> None:
-        open_ones = [await talk.begin(), await talk.begin()]
+        open_ones = [await talk.begin() for _ in range(stage.engine.at_once)]
         (worker,) = stage.module.workers()
         worker.kill()
         codes = {(await talk.end(request)).code for request in open_ones}
