@@ -38,23 +38,26 @@ os.environ.update(
 # Nothing in them asks a network: workers.hub_download does, where the operator allows it.
 
 import mlx.core as _mx
-import mlx_lm.generate as _generate
 import mlx_lm.models.cache as _cache
-import mlx_lm.utils as _utils
 import transformers as _transformers
+from mlx_lm.generate import BatchGenerator as _BatchGenerator
+from mlx_lm.generate import StopSequences as _StopSequences
+from mlx_lm.generate import generate_step as _generate_step
+from mlx_lm.generate import generation_stream as _generation_stream
+from mlx_lm.utils import load_model as _load_model
 
 from workers.machine import give_back_memory
 
 mx: Final[Any] = _mx
 transformers: Final[Any] = _transformers
-BatchGenerator: Final[Any] = _generate.BatchGenerator
-StopSequences: Final[Any] = _generate.StopSequences
-generate_step: Final[Any] = _generate.generate_step
-generation_stream: Final[Any] = _generate.generation_stream
+BatchGenerator: Final[Any] = _BatchGenerator
+StopSequences: Final[Any] = _StopSequences
+generate_step: Final[Any] = _generate_step
+generation_stream: Final[Any] = _generation_stream
 can_trim_prompt_cache: Final[Any] = _cache.can_trim_prompt_cache
 make_prompt_cache: Final[Any] = _cache.make_prompt_cache
 trim_prompt_cache: Final[Any] = _cache.trim_prompt_cache
-load_weights: Final[Any] = _utils.load_model
+load_weights: Final[Any] = _load_model
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

@@ -96,6 +96,9 @@ class Mlx(Engine):
     load_s = 60.0
     absent = {
         "a_response_format_shapes_the_reply": "the library has no grammars",
+        "two_hundred_loads_and_unloads_leave_nothing": (
+            "the library keeps two threads of each load that computed on a processor until the process ends"
+        ),
         "what_the_engine_cannot_take_is_an_invalid_prompt": "it warns of what it does not know",
     }
 
