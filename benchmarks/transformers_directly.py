@@ -4,7 +4,7 @@
 
 It runs in the engine's own environment and imports nothing of the module's: what anybody would write who uses
 the library. `batch` is its continuous batch, with the settings that the adapter gives it; `generate` is its
-usual method; `openvino` is that method too, of a model that optimum-intel has converted. Each line of stdin is
+usual method; `openvino` is the same of a model that optimum-intel has converted. Each line of stdin is
 an order, answered with the times of the reply's tokens, in seconds.
 """
 
