@@ -3,11 +3,11 @@
     python benchmarks/engines.py --home HOME [--engine NAME] [--model FILE] [--rounds N] [--speed-only]
     python benchmarks/engines.py --home HOME --engine NAME --pairs 7
 
-HOME is one in which `install.py --llm NAME` has run for the engines: llama-cpp, huggingface-local, onnx, and
-transformers, which is measured against two ways to call it: its batch, and its usual method. Without --model
-one of random weights is made whose tokens cost over five milliseconds; that needs numpy, gguf and onnx, so
-run it in the development environment. Both sides load the same file with the same settings and take turns, so
-that whatever else the machine does meets both. Times are in milliseconds; nothing is asserted.
+HOME is one in which `install.py --llm NAME` has run for the engines: llama-cpp, huggingface-local, onnx,
+openvino, and transformers, which is measured against two ways to call it: its batch, and its usual method.
+Without --model one of random weights is made whose tokens cost over five milliseconds; that needs numpy, gguf
+and onnx, so run it in the development environment. Both sides load the same file with the same settings and
+take turns, so that whatever else the machine does meets both. Times are in milliseconds; nothing is asserted.
 
 Where an engine's weights lie in memory differs from process to process, and one may be a tenth faster than
 the next for as long as it lives; the one that loads second often is. So --pairs starts both sides anew so
@@ -236,6 +236,13 @@ ENGINES: Final = {
         anew_options={"prefix_cache": False},
         program=("transformers_directly.py", "generate"),
         environment="transformers",
+    ),
+    "openvino": Contestant(
+        None,
+        random_folder,
+        anew_options={"prefix_cache": False},
+        program=("transformers_directly.py", "openvino"),
+        environment="openvino",
     ),
 }
 

@@ -1,10 +1,11 @@
 """transformers called directly, in a process of its own: the other side of benchmarks/engines.py.
 
-    ENV/bin/python benchmarks/transformers_directly.py MODEL batch|generate SLOTS THREADS CONTEXT
+    ENV/bin/python benchmarks/transformers_directly.py MODEL batch|generate|openvino SLOTS THREADS CONTEXT
 
 It runs in the engine's own environment and imports nothing of the module's: what anybody would write who uses
 the library. `batch` is its continuous batch, with the settings that the adapter gives it; `generate` is its
-usual method. Each line of stdin is an order, answered with the times of the reply's tokens, in seconds.
+usual method; `openvino` is the same of a model that optimum-intel has converted. Each line of stdin is
+an order, answered with the times of the reply's tokens, in seconds.
 """
 
 from __future__ import annotations
@@ -102,7 +103,22 @@ class _Clock(transformers.generation.streamers.BaseStreamer):  # type: ignore[mi
 
 def by_generate(path: str, slots: int, threads: int, context: int) -> Say:
     """The library's usual method."""
-    model, tokenizer = loaded(path, threads)
+    return generating(*loaded(path, threads))
+
+
+def in_openvino(path: str, slots: int, threads: int, context: int) -> Say:
+    """The same method of a converted model."""
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # nobody is told that it is measured
+    from optimum.intel import OVModelForCausalLM  # only its own environment has it
+
+    torch.set_num_threads(threads)
+    settings = {"INFERENCE_NUM_THREADS": str(threads)}
+    model = OVModelForCausalLM.from_pretrained(path, export=True, load_in_8bit=False, ov_config=settings)
+    return generating(model, transformers.AutoTokenizer.from_pretrained(path))
+
+
+def generating(model: Any, tokenizer: Any) -> Say:
+    """What times that method."""
 
     def say(text: str, tokens: int) -> list[float]:
         clock = _Clock(tokenizer)
@@ -118,7 +134,9 @@ def by_generate(path: str, slots: int, threads: int, context: int) -> Say:
 def main() -> None:
     """Serves orders until stdin ends."""
     path, kind, *numbers = sys.argv[1:]
-    say = {"batch": in_batch, "generate": by_generate}[kind](path, *map(int, numbers))
+    say = {"batch": in_batch, "generate": by_generate, "openvino": in_openvino}[kind](
+        path, *map(int, numbers)
+    )
     say("Hi", 2)
     sys.stdout.write("ready\n")
     sys.stdout.flush()

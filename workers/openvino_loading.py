@@ -115,10 +115,11 @@ def _machine(given: Given) -> Machine:
         AdapterError: UNSUPPORTED, the client names what is not there.
     """
     core = openvino.Core()
-    there = [name for name in core.available_devices if name.partition(".")[0] in (CPU, GPU)]
+    found = map(device_of, core.available_devices)
+    there = [name for name in found if name.partition(".")[0] in (CPU, GPU)]
     best = next((name for name in there if name.startswith(GPU)), CPU)
     device = device_of(given.device) if given.device else best
-    if device not in there and f"{device}.0" not in there:
+    if device not in there:
         raise AdapterError(
             Code.UNSUPPORTED,
             f"OpenVINO {version('openvino')} finds no {given.device} here: leave out options.device "

@@ -73,8 +73,8 @@ class Used:
 
 
 def device_of(said: str) -> str:
-    """`gpu:1` as OpenVINO has it: `GPU.1`."""
-    return said.upper().replace(":", ".")
+    """`gpu:1` as OpenVINO has it: `GPU.1`. The first one is `GPU`, however many there are."""
+    return said.upper().replace(":", ".").removesuffix(".0")
 
 
 def fill(given: Given, model: FolderModel, machine: Machine) -> Used:

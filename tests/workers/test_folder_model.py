@@ -53,6 +53,14 @@ def test_weights_in_several_files_are_all_counted_and_all_needed(folder: Path, t
         read_folder(tmp_path / "parts")
 
 
+def test_of_weights_in_an_engines_own_form_the_size_is_told(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "own.bin").write_bytes(b"12345")
+    model = read_folder(folder, "own.bin")
+    assert (model.files, model.parameters) == ({folder / "own.bin": 5}, 0)
+    assert model.architecture == "LlamaForCausalLM"
+
+
 @pytest.mark.parametrize(
     ("given", "found"),
     [

@@ -18,7 +18,7 @@ from workers import hub_download
 from workers.adapter import AdapterError, Binding, LoadRequest, ProviderSpec
 from workers.adapters.llama_cpp import LlamaCpp
 from workers.codes import Code
-from workers.hub_download import Hub
+from workers.hub_download import Hub, files_of_model
 from workers.model_files import ModelFiles
 
 REPO: Final = "org/repo"
@@ -251,6 +251,20 @@ def test_a_repository_goes_on_where_its_download_was_cut(hub: FakeHub, tmp_path:
     before = len(hub.asked)
     fetch_all(hub, tmp_path)
     assert not [path for _, path, *_ in hub.asked[before:] if path.startswith("/bytes/")]
+
+
+def test_weights_in_an_engines_own_form_come_instead_where_all_of_them_are_there() -> None:
+    own = ("own.xml", "own.bin")
+    names = [*OTHERS, *MODEL]
+    assert files_of_model(REPO, names, own) == files_of_model(REPO, [*names, "own.xml"], own)
+    assert files_of_model(REPO, [*names, *own], own) == [
+        "tokenizer.json",
+        "own.bin",
+        "own.xml",
+        "config.json",
+    ]
+    with pytest.raises(AdapterError):
+        files_of_model(REPO, ["tokenizer.json", *own], own)
 
 
 def test_a_repository_without_safetensors_says_so(hub: FakeHub, tmp_path: Path) -> None:

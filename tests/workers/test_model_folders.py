@@ -85,6 +85,23 @@ def test_folders_alone_are_named_and_found_where_gguf_files_are_no_use(
     assert find_folder(files, str(tmp_path / "models" / "tiny")) == tmp_path / "models" / "tiny"
 
 
+def test_weights_in_an_engines_own_form_make_a_folder_a_model_for_that_engine_alone(
+    files: ModelFiles, tmp_path: Path
+) -> None:
+    own = ("own.xml", "own.bin")
+    folder = tmp_path / "models" / "exported"
+    folder.mkdir()
+    for name in ("config.json", *own[:1]):
+        (folder / name).touch()
+    assert "exported" not in folder_names(files, exported=own), "half of it is none"
+    (folder / own[1]).touch()
+    assert folder_names(files, exported=own) == ("exported", "sub/Other", "tiny", "org/repo")
+    assert find_folder(files, "exported", exported=own) == find_folder(files, str(folder), exported=own)
+    assert "exported" not in folder_names(files)
+    with pytest.raises(AdapterError):
+        find_folder(files, str(folder))
+
+
 def test_a_revision_is_a_commit_or_what_names_one(files: ModelFiles, tmp_path: Path) -> None:
     repo = tmp_path / "hub" / "models--org--repo"
     make(repo / "snapshots" / "def")
