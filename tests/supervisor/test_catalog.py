@@ -17,7 +17,7 @@ from workers.quirks import Quirks
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 OWN_QUIRKS: Final = (
-    *("llama_cpp", "mistralrs", "mlx_local", "onnx_genai", "openvino_local", "scripted"),
+    *("llama_cpp", "mistralrs", "onnx_genai", "openvino_local", "scripted"),
     "transformers_local",
 )
 """Adapters that are no HTTP: their own tests hold their quirks."""
