@@ -64,7 +64,7 @@ class Job:
             raise item
         tokens, over = item
         new = tokens[self._taken :]
-        self._taken = max(self._taken, len(tokens))
+        self._taken += len(new)  # and not to the end: the engine may have said one more meanwhile
         return new, over
 
 

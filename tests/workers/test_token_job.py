@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,24 @@ async def test_what_comes_is_taken_once() -> None:
     job.bring([5, 6, 7], over=False)
     job.bring([5, 6, 7, 9], over=True)
     assert [await job.next() for _ in range(4)] == [([5], False), ((), False), ([6, 7], False), ([9], True)]
+
+
+class Growing(list[int]):
+    """What an engine goes on appending to, in its own thread; here between two looks at it."""
+
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        if len(self) < 3:
+            self.append(len(self))
+        return found
+
+
+async def test_a_token_that_is_said_while_others_are_taken_is_not_lost() -> None:
+    job, said = made(), Growing([0])
+    for over in (False, False, True):
+        job.bring(said, over=over)
+    taken = [(await job.next())[0] for _ in range(3)]
+    assert [token for tokens in taken for token in tokens] == [0, 1, 2]
 
 
 async def test_it_is_brought_from_a_thread() -> None:
