@@ -9,13 +9,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from workers.adapter import Request
-from workers.chat_template import Render
+from workers.adapter import AdapterError, Request
+from workers.chat_template import Render, renderer
+from workers.codes import Code
 from workers.parameters import asks_to_think, early_stops
 from workers.prompt import merged, plain_roles, prefixed
 from workers.transcript import transcript
 
-__all__ = ["TEMPLATE_WORDS", "THINK", "THINKING_HEADROOM", "Manner", "Prompt", "prompt_of"]
+__all__ = [
+    "TEMPLATE_WORDS",
+    "THINK",
+    "THINKING_HEADROOM",
+    "Manner",
+    "Prompt",
+    "manner_of",
+    "prompt_of",
+    "reply_limit",
+]
 
 THINK: Final = "<think>"
 TEMPLATE_WORDS: Final = "chat_template_kwargs"
@@ -52,6 +62,17 @@ class Prompt:
         return not self.plain and _opens(self.text)
 
 
+def manner_of(template: str | None, words: Mapping[str, str], *, as_transcript: bool) -> Manner:
+    """How a model with that chat template wants to be spoken to; `words` are what it may speak of.
+
+    Raises:
+        AdapterError: INVALID_MODEL, the template cannot be read.
+    """
+    if as_transcript:
+        return Manner(None, may_think=False)
+    return Manner(renderer(template or "", words), may_think="think" in (template or ""))
+
+
 def prompt_of(request: Request, manner: Manner) -> Prompt:
     """The text for a request.
 
@@ -70,6 +91,24 @@ def prompt_of(request: Request, manner: Manner) -> Prompt:
     text = manner.render(plain, think, _told(request))
     stops = () if manner.may_think else tuple(early_stops(request))
     return Prompt(text, plain=False, stops=stops, thinks=think or _opens(text))
+
+
+def reply_limit(request: Request, prompt: Prompt, prompt_tokens: int, context_length: int) -> int:
+    """How many tokens the reply may have, thinking included.
+
+    Raises:
+        AdapterError: INVALID_PROMPT or CONTEXT_TOO_LONG.
+    """
+    if not prompt_tokens:
+        raise AdapterError(Code.INVALID_PROMPT, "The model's chat template makes nothing of these messages.")
+    room = context_length - prompt_tokens
+    if room <= 0:
+        raise AdapterError(
+            Code.CONTEXT_TOO_LONG,
+            f"The messages have {prompt_tokens} tokens and the context holds {context_length}: "
+            "send fewer, or load with a larger options.context_length.",
+        )
+    return min(request.max_output_length + (THINKING_HEADROOM if prompt.thinks else 0), room)
 
 
 def _told(request: Request) -> dict[str, Any]:

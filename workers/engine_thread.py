@@ -13,10 +13,13 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final, Generic, TypeAlias, TypeVar
 
-from workers.adapter import AdapterError
+from workers.adapter import AdapterError, Request
 from workers.codes import Code
 
-__all__ = ["Pieces", "Take"]
+__all__ = ["Pieces", "Take", "read_in_time"]
+
+AT_ONCE_CHARS: Final = 8192
+"""A prompt up to that long becomes tokens within a millisecond or two."""
 
 STOP_MAX_S: Final = 0.4
 """How long an ended request waits for the engine to let go: a token takes less, a batch of a long prompt may
@@ -25,6 +28,14 @@ take more. The place in the engine is free only when it has let go, however long
 T = TypeVar("T")
 Take: TypeAlias = "Callable[[T], bool]"
 """Hands a piece over; true when nobody wants more."""
+
+
+async def read_in_time(read: Callable[[Request], T], request: Request) -> T:
+    """What `read` makes of a request: in a thread where it may take long; else a thread would be what takes
+    long. Cancelling it is safe, and what the thread makes is lost."""
+    if sum(len(message.content) for message in request.messages) > AT_ONCE_CHARS:
+        return await asyncio.to_thread(read, request)
+    return read(request)
 
 
 @dataclass(frozen=True, slots=True)

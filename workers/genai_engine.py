@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from workers.adapter import AdapterError, Request, Warn
-from workers.chat_prompt import THINKING_HEADROOM, Manner, Prompt, prompt_of
-from workers.chat_template import renderer
+from workers.chat_prompt import Prompt, manner_of, prompt_of, reply_limit
 from workers.codes import Code
 from workers.engine_memory import was_memory
 from workers.engine_thread import Pieces, Take
@@ -71,7 +70,7 @@ class Engine:
         self._signs = self._first_signs()
         self._ends = frozenset(found.eos_ids)
         self._talk_bytes = found.kv_bytes * used.context_length
-        self._manner = _manner(found, used)
+        self._manner = manner_of(found.template, found.words, as_transcript=used.transcript)
         self._talks = Conversations(
             model,
             context_length=used.context_length,
@@ -110,23 +109,12 @@ class Engine:
         check(request)
         prompt = prompt_of(request, self._manner)
         tokens = self._encode(prompt)
-        if not tokens:
-            raise AdapterError(
-                Code.INVALID_PROMPT, "The model's chat template makes nothing of these messages."
-            )
-        room = self._used.context_length - len(tokens)
-        if room <= 0:
-            raise AdapterError(
-                Code.CONTEXT_TOO_LONG,
-                f"The messages have {len(tokens)} tokens and the context holds {self._used.context_length}: "
-                "send fewer, or load with a larger options.context_length.",
-            )
-        wanted = request.max_output_length + (THINKING_HEADROOM if prompt.thinks else 0)
+        limit = reply_limit(request, prompt, len(tokens), self._used.context_length)
         ends = frozenset() if request.extra.get("ignore_eos") is True else self._ends
         grammar = grammar_of(request)
         job = GenaiJob(
             prompt=tokens,
-            limit=min(wanted, room),
+            limit=limit,
             ends=ends | set(request.stop_ids),
             choice=choice_of(request),
             exact="seed" in request.sampling,
@@ -187,18 +175,6 @@ class Engine:
         return AdapterError(
             Code.INVALID_PROMPT, f"The engine refuses the request (it said: {quoted(error)})."
         )
-
-
-def _manner(found: GenaiModel, used: Used) -> Manner:
-    """How the model wants to be spoken to.
-
-    Raises:
-        AdapterError: INVALID_MODEL, its chat template cannot be read.
-    """
-    if used.transcript:
-        return Manner(None, may_think=False)
-    template = found.template or ""
-    return Manner(renderer(template, found.words), may_think="think" in template)
 
 
 def quoted(error: Exception) -> str:

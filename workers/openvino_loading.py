@@ -26,7 +26,7 @@ from workers.openvino_options import CPU, GPU, Given, Machine, Used, check_memor
 from workers.token_adapter import looked_at
 from workers.warm_files import read_once
 
-__all__ = ["Plan", "Wanted", "load_model", "load_tokenizer", "plan_of"]
+__all__ = ["Plan", "Wanted", "load_model", "plan_of"]
 
 _WITH: Final = f", with transformers {transformers.__version__} and OpenVINO {version('openvino')}"
 """Whoever wonders what a model does here is asked that first."""
@@ -69,17 +69,6 @@ def plan_of(wanted: Wanted) -> Plan:
     used = fill(wanted.options, found, machine)
     check_memory(wanted.name, used, found, machine)
     return Plan(found, used, exported)
-
-
-def load_tokenizer(wanted: Wanted) -> Any:
-    """The folder's tokenizer. Blocks.
-
-    Raises:
-        one of torch_faults.ERRORS.
-    """
-    return transformers.AutoTokenizer.from_pretrained(
-        wanted.path, local_files_only=True, trust_remote_code=wanted.trusted
-    )
 
 
 def load_model(wanted: Wanted, plan: Plan, report: ReportProgress, given_up: threading.Event) -> Any:

@@ -9,7 +9,6 @@ What a model's own files ask for in sampling is not taken over: a request says w
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -30,10 +29,10 @@ from workers.adapter import (
     Usage,
     Warn,
 )
-from workers.chat_prompt import TEMPLATE_WORDS, THINK, THINKING_HEADROOM, Manner, Prompt, prompt_of
-from workers.chat_template import renderer
+from workers.chat_prompt import TEMPLATE_WORDS, THINK, Prompt, manner_of, prompt_of, reply_limit
 from workers.codes import Code
 from workers.engine_adapter import EngineAdapter
+from workers.engine_thread import read_in_time
 from workers.folder_model import BadFolder, FolderModel, read_folder
 from workers.hub_download import Hub, files_of_model
 from workers.model_folders import find_folder, folder_names
@@ -44,8 +43,6 @@ from workers.token_reply import TokenReply
 
 __all__ = ["Asked", "Speaker", "TokenAdapter", "TokenEngine", "looked_at"]
 
-AT_ONCE_CHARS: Final = 8192
-"""A prompt up to that long becomes tokens within a millisecond or two."""
 _EXTRA: Final = ("ignore_eos", TEMPLATE_WORDS)
 """What a client may add."""
 
@@ -74,7 +71,7 @@ class Speaker:
         """
         self._tokenizer = tokenizer
         self._ends = frozenset((*found.eos_ids, tokenizer.eos_token_id)) - {None}
-        self._manner = _manner(found, as_transcript=as_transcript)
+        self._manner = manner_of(found.template, found.words, as_transcript=as_transcript)
         self._context_length = context_length
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -93,20 +90,9 @@ class Speaker:
         """
         prompt = prompt_of(request, self._manner)
         tokens = self._encode(prompt)
-        if not tokens:
-            raise AdapterError(
-                Code.INVALID_PROMPT, "The model's chat template makes nothing of these messages."
-            )
-        room = self._context_length - len(tokens)
-        if room <= 0:
-            raise AdapterError(
-                Code.CONTEXT_TOO_LONG,
-                f"The messages have {len(tokens)} tokens and the context holds {self._context_length}: "
-                "send fewer, or load with a larger options.context_length.",
-            )
-        wanted = request.max_output_length + (THINKING_HEADROOM if prompt.thinks else 0)
+        limit = reply_limit(request, prompt, len(tokens), self._context_length)
         ends = frozenset() if request.extra.get("ignore_eos") is True else self._ends
-        return Asked(prompt, tokens, min(wanted, room), ends | set(request.stop_ids), _unknown(request))
+        return Asked(prompt, tokens, limit, ends | set(request.stop_ids), _unknown(request))
 
     def _encode(self, prompt: Prompt) -> list[int]:
         """A chat template writes the signs that a text begins with; in a transcript there are none."""
@@ -174,7 +160,7 @@ class TokenAdapter(EngineAdapter[W, E]):
             async for alive in self.waiting(turn):
                 yield alive
             engine, model = turn.model, turn.wanted.name
-            asked = await _read(engine.speaker, request)
+            asked = await read_in_time(engine.speaker.read, request)
             if asked.warnings:
                 yield Begun(asked.warnings)
             if asked.prompt.opens_thinking:
@@ -202,20 +188,6 @@ def looked_at(name: str, path: Path, exported: str = "") -> FolderModel:
     except OSError as exc:
         sentence = f"{name!r} cannot be read ({exc.strerror}); check the folder and who may read it."
         raise AdapterError(Code.INVALID_MODEL, sentence) from exc
-
-
-def _manner(found: FolderModel, *, as_transcript: bool) -> Manner:
-    if as_transcript:
-        return Manner(None, may_think=False)
-    template = found.template or ""
-    return Manner(renderer(template, found.words), may_think="think" in template)
-
-
-async def _read(speaker: Speaker, request: Request) -> Asked:
-    """In a thread where it may take long; else a thread would be what takes long."""
-    if sum(len(message.content) for message in request.messages) > AT_ONCE_CHARS:
-        return await asyncio.to_thread(speaker.read, request)
-    return speaker.read(request)
 
 
 async def _events(

@@ -63,15 +63,13 @@ def plan_of(wanted: Wanted) -> Plan:
     return Plan(found, machine, used)
 
 
-def load_tokenizer(wanted: Wanted) -> Any:
-    """The folder's tokenizer, with its chat template. Blocks.
+def load_tokenizer(path: Path, *, trusted: bool) -> Any:
+    """The folder's tokenizer, with its chat template; `trusted`: its own code may be run. Blocks.
 
     Raises:
         one of torch_faults.ERRORS.
     """
-    return transformers.AutoTokenizer.from_pretrained(
-        wanted.path, local_files_only=True, trust_remote_code=wanted.trusted
-    )
+    return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trusted)
 
 
 def load_model(wanted: Wanted, plan: Plan, report: ReportProgress, given_up: threading.Event) -> Any:

@@ -43,6 +43,7 @@ from workers.codes import Code
 from workers.engine_adapter import EngineAdapter
 from workers.engine_memory import was_memory
 from workers.engine_options import read_options
+from workers.engine_thread import read_in_time
 from workers.folder_model import BadFolder
 from workers.genai_engine import ERRORS, Asked, Engine, Wanted, quoted
 from workers.genai_folder import GenaiModel, read_genai_folder
@@ -60,8 +61,6 @@ import onnxruntime_genai  # it reads that while it is imported
 
 __all__ = ["ADAPTER", "OnnxGenai"]
 
-AT_ONCE_CHARS: Final = 8192
-"""A prompt up to that long becomes tokens within a millisecond or two."""
 ERRORS_ONLY: Final = 3
 """Of the engine's log."""
 _DEVICES: Final = ("cuda", "webgpu")
@@ -118,7 +117,7 @@ class OnnxGenai(EngineAdapter[Wanted, Engine]):
             async for alive in self.waiting(turn):
                 yield alive
             engine, model = turn.model, turn.wanted.name
-            asked = await _read(engine, request)
+            asked = await read_in_time(engine.read, request)
             if asked.warnings:
                 yield Begun(asked.warnings)
             if asked.prompt.opens_thinking:
@@ -130,13 +129,6 @@ class OnnxGenai(EngineAdapter[Wanted, Engine]):
         async with contextlib.aclosing(tokens):
             async for event in _events(tokens, asked, engine, model):
                 yield event
-
-
-async def _read(engine: Engine, request: Request) -> Asked:
-    """In a thread where it may take long; else a thread would be what takes long."""
-    if sum(len(message.content) for message in request.messages) > AT_ONCE_CHARS:
-        return await asyncio.to_thread(engine.read, request)
-    return engine.read(request)
 
 
 async def _events(

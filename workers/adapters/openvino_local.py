@@ -20,13 +20,13 @@ from workers.engine_adapter import QUIRKS
 from workers.engine_options import read_options
 from workers.model_files import MAIN
 from workers.openvino_conversion import EXPORTED
-from workers.openvino_loading import Plan, Wanted, load_model, load_tokenizer, plan_of
+from workers.openvino_loading import Plan, Wanted, load_model, plan_of
 from workers.openvino_options import Given, smaller
 from workers.openvino_replies import runner_of
 from workers.resident import Resident, Turn
 from workers.token_adapter import Speaker, TokenAdapter
 from workers.torch_faults import ERRORS, TRUST, not_loaded
-from workers.torch_loading import clear
+from workers.torch_loading import clear, load_tokenizer
 
 __all__ = ["ADAPTER", "OpenVino"]
 
@@ -116,7 +116,7 @@ def _opened(wanted: Wanted, report: ReportProgress, given_up: threading.Event) -
     plan = plan_of(wanted)
     remedy = smaller(plan.used, plan.found)
     try:
-        tokenizer = load_tokenizer(wanted)
+        tokenizer = load_tokenizer(wanted.path, trusted=wanted.trusted)
         return Engine(wanted, plan, load_model(wanted, plan, report, given_up), tokenizer)
     except (*ERRORS, AdapterError) as exc:
         error = not_loaded(exc, wanted.name, plan.found.architecture, remedy)

@@ -97,7 +97,7 @@ def _opened(wanted: Wanted, report: ReportProgress, given_up: threading.Event) -
     plan = plan_of(wanted)
     remedy = smaller(plan.used, plan.found, plan.machine)
     try:
-        tokenizer = load_tokenizer(wanted)
+        tokenizer = load_tokenizer(wanted.path, trusted=wanted.trusted)
         return Engine(wanted, plan, load_model(wanted, plan, report, given_up), tokenizer)
     except (*ERRORS, AdapterError) as exc:
         error = not_loaded(exc, wanted.name, plan.found.architecture, remedy)
