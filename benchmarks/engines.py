@@ -1,7 +1,7 @@
 """What the module costs an engine: each engine through the module against the same one called directly.
 
     python benchmarks/engines.py --home HOME [--engine NAME] [--model FILE] [--rounds N] [--speed-only]
-    python benchmarks/engines.py --home HOME --engine NAME --pairs 7
+    python benchmarks/engines.py --home HOME --engine NAME --pairs 6
 
 HOME is one in which `install.py --llm NAME` has run for the engines: llama-cpp, huggingface-local, onnx,
 openvino, and transformers, which is measured against two ways to call it: its batch, and its usual method.
@@ -11,7 +11,8 @@ take turns, so that whatever else the machine does meets both. Times are in mill
 
 Where an engine's weights lie in memory differs from process to process, and one may be a tenth faster than
 the next for as long as it lives; the one that loads second often is. So --pairs starts both sides anew so
-many times, the other one first each time, and tells the median of what the pairs say.
+many times, the other one first each time, and tells the geometric mean of what the pairs say; an even number,
+so that both orders count alike.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import geometric_mean, median, quantiles
 from typing import IO, Any, Final
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
@@ -518,7 +519,7 @@ async def interrupts(client: Client) -> Json:
 
 
 async def paired(home: Path, engine: str, model: Path, rounds: int, pairs: int) -> Json:
-    """The speeds of so many pairs of new processes, and their medians."""
+    """The speeds of so many pairs of new processes, and what they come to."""
     speeds_of = [
         await _speeds_anew(home, engine, model, rounds, direct_first=bool(number % 2))
         for number in range(pairs)
@@ -529,7 +530,7 @@ async def paired(home: Path, engine: str, model: Path, rounds: int, pairs: int) 
         for speed in speeds_of
     ]
     return {
-        "tokens_per_s_module_against_direct": {"median": round(median(ratios), 4), "each": ratios},
+        "tokens_per_s_module_against_direct": {"mean": round(geometric_mean(ratios), 4), "each": ratios},
         "first_token_later_ms": {"median": median(first), "each": first},
         "token_ms": [{side: speed["token_ms"][side]["median"] for side in SIDES} for speed in speeds_of],
     }
@@ -606,6 +607,8 @@ def main() -> int:
         parser.error("--home is missing: one in which install.py --llm NAME has run for each engine")
     if flags.model is not None and flags.engine is None:
         parser.error("--model needs --engine: whose model is it?")
+    if flags.pairs and flags.pairs % 2:
+        parser.error("--pairs must be even: who loads second is often faster")
     for engine in [flags.engine] if flags.engine else ENGINES:
         with model_of(engine, flags.model) as model:
             if flags.pairs:

@@ -9,9 +9,7 @@ be seen from inside, faults that are made on purpose: inside.py.
 
 from __future__ import annotations
 
-import json
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +22,9 @@ from tests.e2e.engines.rows import Rows
 from tests.e2e.engines.stage import SAME_WORDS, Stage
 from tests.e2e.module import Installation, Module
 from tests.fakes.hub_server import COMMIT
+from tests.heavy.damages import coded, config_with, cut
 from tests.tiny_safetensors import make_tiny_mamba, make_tiny_safetensors
 from tests.wheelhouse import CHECKOUT
-
-
-def _cut(folder: Path) -> None:
-    weights = next(folder.glob("*.safetensors"))
-    data = weights.read_bytes()
-    weights.write_bytes(data[: len(data) // 2])
-
-
-def _config(**changes: Any) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        (folder / "config.json").write_text(json.dumps({**config, **changes}), encoding="utf-8")
-
-    return damage
-
-
-def _coded(folder: Path) -> None:
-    (folder / "code.py").write_text("raise SystemExit('it ran')\n", encoding="utf-8")
-    code = {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}
-    _config(model_type="nothing", auto_map=code)(folder)
 
 
 class Transformers(Engine):
@@ -61,13 +40,13 @@ class Transformers(Engine):
         "revision": Wrong({"revision": "../up"}, "options.revision must be a commit"),
     }
     damages = {
-        "weights": Damage(_cut, "is not whole"),
+        "weights": Damage(cut, "is not whole"),
         "config": Damage(
             lambda folder: (folder / "config.json").write_bytes(b"{"), "config.json that is no JSON"
         ),
-        "architecture": Damage(_config(architectures=["Nothing"], model_type="nothing"), "cannot load"),
-        "layers": Damage(_config(num_hidden_layers=3), "of its weights are missing"),
-        "code": Damage(_coded, "trust_remote_code", "UNSUPPORTED"),
+        "architecture": Damage(config_with(architectures=["Nothing"], model_type="nothing"), "cannot load"),
+        "layers": Damage(config_with(num_hidden_layers=3), "of its weights are missing"),
+        "code": Damage(coded, "trust_remote_code", "UNSUPPORTED"),
     }
     template_words = "load with options.transcript"
     told = ("reading other", "loading other")
